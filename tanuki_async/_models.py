@@ -1,0 +1,114 @@
+"""The table of models: what each can do, what it costs, and what became of the names of old.
+
+Facts and prices (US dollars per million tokens) are from the providers' model pages, read on the date in AS_OF.
+A model that is not here works all the same: its provider assumes little and learns from the server's answers.
+"""
+
+from __future__ import annotations
+
+from tanuki_async._errors import SettingsError
+from tanuki_async._records import Model
+
+AS_OF = "2026-11-22"
+
+DEFAULT_TEACHERS = ("openai:gpt-6.2-sol", "openai:gpt-6.1-sol")
+DEFAULT_EMBEDDING = "openai:text-embedding-3-small"
+
+
+def _reasoner(
+    name: str, price_input: float, price_cached: float | None, price_output: float, *, effort: str | None = None
+) -> Model:
+    return Model(
+        provider="openai",
+        name=name,
+        context_window=922_000,
+        max_output=128_000,
+        instruction_role="developer",
+        token_field="max_completion_tokens",
+        reasoning_effort=effort,
+        price_input=price_input,
+        price_cached=price_cached,
+        price_output=price_output,
+        as_of=AS_OF,
+    )
+
+
+def _tunable(
+    name: str, window: int, max_output: int, price_input: float, price_cached: float, price_output: float
+) -> Model:
+    return Model(
+        provider="openai",
+        name=name,
+        context_window=window,
+        max_output=max_output,
+        instruction_role="developer",
+        token_field="max_completion_tokens",
+        price_input=price_input,
+        price_cached=price_cached,
+        price_output=price_output,
+        retires="2027-01-14",
+        as_of=AS_OF,
+    )
+
+
+def _embedder(name: str, price: float) -> Model:
+    return Model(
+        provider="openai",
+        name=name,
+        context_window=8_191,
+        structured="none",
+        price_input=price,
+        price_output=0.0,
+        as_of=AS_OF,
+    )
+
+
+_TABLE: dict[tuple[str, str], Model] = {
+    (model.provider, model.name): model
+    for model in (
+        _reasoner("gpt-6.2-astra", 8, None, 40, effort="low"),
+        _reasoner("gpt-6.2-sol", 2, 0.10, 10, effort="low"),
+        _reasoner("gpt-6-astra", 10, 1, 50, effort="low"),
+        _reasoner("gpt-6.1-sol", 2, 0.10, 10, effort="low"),
+        _reasoner("gpt-6.1-terra", 1, 0.05, 5, effort="none"),
+        _reasoner("gpt-6-sol", 2, 0.20, 10, effort="none"),
+        _reasoner("gpt-6-luna", 0.10, 0.01, 0.50, effort="none"),
+        _tunable("gpt-4.1", 1_047_576, 32_768, 2, 0.50, 8),
+        _tunable("gpt-4.1-mini", 1_047_576, 32_768, 0.40, 0.10, 1.60),
+        _tunable("gpt-4o-mini", 128_000, 16_384, 0.15, 0.075, 0.60),
+        _embedder("text-embedding-3-small", 0.02),
+        _embedder("text-embedding-3-large", 0.13),
+        _embedder("text-embedding-ada-002", 0.10),
+    )
+}
+
+_RETIRED = {
+    "gpt-4": "gpt-6.2-sol",
+    "gpt-4-1106-preview": "gpt-6.2-sol",
+    "gpt-4-turbo": "gpt-6.2-sol",
+    "gpt-4-turbo-preview": "gpt-6.2-sol",
+    "gpt-4-0125-preview": "gpt-6.2-sol",
+    "gpt-4-32k": "gpt-6.2-sol",
+    "gpt-4.1-nano": "gpt-6-luna",
+    "gpt-3.5-turbo": "gpt-6-luna",
+    "gpt-3.5-turbo-1106": "gpt-6-luna",
+}
+"""OpenAI models that no longer answer, and what to use today."""
+
+
+def lookup(provider: str, name: str) -> Model | None:
+    """Find a model in the table; None where it is not there. SettingsError for one that is retired."""
+    if provider == "openai" and (successor := _RETIRED.get(name)):
+        raise SettingsError(f"the model {name!r} is retired; use 'openai:{successor}'")
+    return _TABLE.get((provider, name))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split `"provider:model"`. SettingsError for anything else, naming the replacement of an old alias."""
+    provider, colon, model = name.partition(":")
+    if colon and provider and model:
+        return provider, model
+    if successor := _RETIRED.get(name):
+        raise SettingsError(f"the model {name!r} is retired; use 'openai:{successor}'")
+    hint = f"; did you mean 'openai:{name}'?" if ("openai", name) in _TABLE else ""
+    raise SettingsError(f"a model is written 'provider:name', such as {DEFAULT_TEACHERS[0]!r}; got {name!r}{hint}")

@@ -1,0 +1,170 @@
+"""The frozen words that cross floors: what goes to a provider, what comes back, what is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
+JsonSchema: TypeAlias = "dict[str, JsonValue]"
+
+Structured = Literal["json_schema", "json_object", "none"]
+"""How a model is made to answer in JSON: a strict schema, JSON mode, or instructions alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one provider account may be asked for. None means: not limited by us."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    concurrency: int | None = None  # requests at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One model of one provider: what it can do and what it costs.
+
+    Sizes are in tokens; prices in US dollars per million tokens, None where unknown (unknown is not zero).
+    """
+
+    provider: str
+    name: str
+    context_window: int = 128_000
+    max_output: int | None = None
+    structured: Structured = "json_schema"
+    instruction_role: Literal["developer", "system"] = "system"
+    token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning_effort: str | None = None  # sent as it is; None sends nothing
+    price_input: float | None = None
+    price_cached: float | None = None
+    price_output: float | None = None
+    retires: str | None = None  # ISO date
+    as_of: str | None = None  # ISO date of these facts
+
+    def __str__(self) -> str:
+        return f"{self.provider}:{self.name}"
+
+    def cost(self, usage: Usage) -> float | None:
+        """US dollars for `usage`, or None when a price is unknown."""
+        if self.price_input is None or self.price_output is None:
+            return None
+        cached = self.price_input if self.price_cached is None else self.price_cached
+        fresh = usage.input_tokens - usage.cached_tokens
+        return (fresh * self.price_input + usage.cached_tokens * cached + usage.output_tokens * self.price_output) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that one or more requests used, as the provider counted them.
+
+    Cached tokens are part of the input, reasoning tokens part of the output.
+    """
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            requests=self.requests + other.requests,
+            input_tokens=self.input_tokens + other.input_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            output_tokens=self.output_tokens + other.output_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams:
+    """What the user asked of the sampler. None is never sent."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation with a model."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerSchema:
+    """The JSON schema of an answer, its root an object.
+
+    `strict` tells whether the strict subset of structured outputs can express it; where it cannot,
+    a model is asked in JSON mode instead. `name` is a legal schema name (letters, digits, _ and -, at most 64).
+    """
+
+    name: str
+    schema: JsonSchema
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class Head:
+    """The part of a prompt that stays the same from call to call.
+
+    Compared by identity, so that a provider may keep its encoded form for as long as the head lives.
+    `system` holds the instructions, the function and its answer's schema in words.
+    """
+
+    function: str
+    system: str
+    examples: tuple[Turn, ...] = ()  # user, assistant, user, assistant …
+    answer: AnswerSchema
+    params: GenerationParams = field(default_factory=GenerationParams)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One question to one model. `turns` is the input, then, in a repair, answers and complaints."""
+
+    model: Model
+    head: Head
+    turns: tuple[Turn, ...]
+    max_tokens: int | None = None  # overrides the head's, for an answer that was cut off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What a model answered. A refusal is an error, never a completion."""
+
+    text: str
+    usage: Usage
+    truncated: bool = False
+    model: str = ""  # the provider's own name for what answered
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One remembered call: what it was given, what it returned, and who said so."""
+
+    args: tuple[JsonValue, ...]
+    kwargs: Mapping[str, JsonValue]
+    output: JsonValue
+    source: Literal["align", "call"]
+    repaired: bool = False
+    model: str | None = None
+    at: str = ""  # UTC, ISO 8601 with Z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One HTTP answer, whole. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes

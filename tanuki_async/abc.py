@@ -1,0 +1,164 @@
+"""What a user may implement: a provider of models, a place for data, a student.
+
+Each class's docstrings are its contract; the suites in `tests/contracts/` check every implementation against them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tanuki_async._errors import RequestRejectedError
+from tanuki_async._records import Completion, JsonValue, Limits, Model, Reply, Request, Usage
+
+__all__ = ["Appended", "Http", "Lease", "Provider", "Storage", "Student", "Versioned"]
+
+
+class Http(Protocol):
+    """The shared connections of one open Tanuki."""
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Reply:
+        """Exchange one request for one whole answer, whatever its status.
+
+        Raises ProviderUnreachableError when there is no connection or it is cut. Has no deadline of its own: the
+        caller's cancellation ends it, and closes the connection it used.
+        """
+        ...
+
+
+class Provider(ABC):
+    """Speaks one wire format to one account.
+
+    Holds no connections and belongs to no event loop, so one instance may serve several open Tanukis.
+    Errors of the wire come out as ProviderError and its kin; anything else is a bug.
+    """
+
+    name: str
+    """What stands before the colon in `"provider:model"`."""
+    limits: Limits = Limits()
+
+    def model(self, name: str) -> Model:
+        """Describe the model called `name`. An unknown one gets cautious assumptions, not an error."""
+        return Model(provider=self.name, name=name)
+
+    @abstractmethod
+    async def complete(self, request: Request, http: Http) -> Completion:
+        """Ask once. No retry and no wait: the pool does both.
+
+        Raises RefusalError for a refusal and a RateLimitedError with `retry_after` in seconds where told. An answer
+        that was cut off is a Completion with `truncated` set.
+        """
+
+    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
+        """Return one vector per text, in order."""
+        raise RequestRejectedError("this provider has no embeddings", self.name, model.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a batch of lines."""
+
+    written: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A small value and the version that a `put` must name to replace it."""
+
+    value: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act on something until it runs out. `token` grows with each holder, so a late one is recognised."""
+
+    key: str
+    owner: str
+    token: int
+
+
+class Storage(ABC):
+    """Keeps lines under names and small versioned values under keys; never edits what it has written.
+
+    Names and keys are made of `A-Z a-z 0-9 . _ -` and `/`. Every failure is a StorageError. Safe for many tasks,
+    processes and event loops at once. `open` before use; `aclose` may be called twice.
+    """
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready, creating what is missing. Raises StorageError when the place cannot be used."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of files and connections. What was appended is safe already."""
+
+    @abstractmethod
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        """Add lines in order; they are durable when this returns.
+
+        A line whose example is there already (see `example_key`) is left out, also when another process wrote it.
+        By default that is decided by a filter that may, for fewer than 1 % of distinct lines, be wrong. With `latest`
+        it is exact, and a line is left out only if the newest line with the same arguments has the same output.
+        """
+
+    @abstractmethod
+    def scan(self, name: str, *, start: int = 0) -> AsyncIterator[list[bytes]]:
+        """Read lines in the order of appending, in batches, leaving out the first `start`. Torn lines never appear.
+
+        Stops at what was there when it began, or later.
+        """
+
+    @abstractmethod
+    async def count(self, name: str) -> int:
+        """Return how many lines `name` has."""
+
+    @abstractmethod
+    async def names(self, prefix: str = "") -> list[str]:
+        """List the names that have lines, sorted."""
+
+    @abstractmethod
+    async def get(self, key: str) -> Versioned | None:
+        """Return the value of `key`, or None."""
+
+    @abstractmethod
+    async def put(self, key: str, value: bytes, *, version: str | None) -> str | None:
+        """Replace the value if its version is still `version` (None: if there is none yet).
+
+        Returns the new version, or None when somebody else was first. Durable when it returns.
+        """
+
+    @abstractmethod
+    async def keys(self, prefix: str = "") -> list[str]:
+        """List the keys that have a value, sorted."""
+
+    @abstractmethod
+    async def claim(self, key: str, owner: str, *, seconds: float) -> Lease | None:
+        """Take or renew the lease `key`, or return None while another owner holds it. Runs out by itself."""
+
+    @abstractmethod
+    async def release(self, lease: Lease) -> None:
+        """Give a lease back early. Harmless if it has run out or passed to another."""
+
+
+class Student(ABC):
+    """A trained answerer of one function, cheaper than its teacher."""
+
+    @abstractmethod
+    async def answer(self, inputs: Mapping[str, JsonValue]) -> JsonValue | Abstention:
+        """Answer one call, given its arguments by name, or abstain when not sure enough."""
+
+
+class Abstention:
+    """The student's way to say: ask the teacher. There is one, ABSTAIN."""
+
+    def __repr__(self) -> str:
+        return "ABSTAIN"
+
+
+ABSTAIN = Abstention()
