@@ -178,9 +178,7 @@ class OutputError(TanukiError, TypeError):
     `attempts` holds each answer's text and `complaints` what was wrong with it, in order.
     """
 
-    def __init__(
-        self, function: str, wanted: str, attempts: tuple[str, ...], complaints: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, function: str, wanted: str, attempts: tuple[str, ...], complaints: tuple[str, ...] = ()) -> None:
         super().__init__(function, wanted, attempts, complaints)
         self.function, self.wanted = function, wanted
         self.attempts, self.complaints = attempts, complaints

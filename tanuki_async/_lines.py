@@ -100,4 +100,5 @@ def arguments_key(line: bytes) -> bytes:
 
 def compact(value: Any) -> bytes:
     """Encode plain JSON the one way that keys rely on: no spaces, UTF-8 as it is, keys in their order."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")

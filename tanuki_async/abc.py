@@ -19,9 +19,7 @@ __all__ = ["Appended", "Http", "Lease", "Provider", "Storage", "Student", "Versi
 class Http(Protocol):
     """The shared connections of one open Tanuki."""
 
-    async def send(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
-    ) -> Reply:
+    async def send(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
         """Exchange one request for one whole answer, whatever its status.
 
         Raises ProviderUnreachableError when there is no connection or it is cut. Has no deadline of its own: the

@@ -1,0 +1,181 @@
+"""Arguments and environment become one frozen Settings; one frozen Options per patched function."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from tanuki_async._errors import SettingsError
+from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, split_name
+from tanuki_async._records import GenerationParams, Limits, Model
+from tanuki_async.abc import Provider, Storage
+
+if TYPE_CHECKING:
+    import httpx
+
+T = TypeVar("T")
+
+ModelChoice = str | Model | Sequence[str | Model]
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """What `Tanuki(...)` and `configure(...)` take; each has the meaning of the field of Settings."""
+
+    storage: Storage | str | Path | None
+    providers: Sequence[Provider]
+    teacher_models: ModelChoice | None
+    embedding_model: str | Model
+    student_model: str | None
+    limits: Mapping[str, Limits]
+    http_client: httpx.AsyncClient | None
+    flush_interval: float
+    queue_bytes: int
+    min_agreement: float
+    audit_rate: float
+    close_timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one Tanuki works. Seconds are floats, sizes are bytes, shares lie between 0 and 1."""
+
+    storage: Storage | str | Path | None = None
+    """A Storage, a directory, `"file:DIR"` or `"memory:"`; None takes TANUKI_LOG_DIR, then `.align`."""
+    providers: Sequence[Provider] = ()
+    """Providers beside the built-in ones, each found by its `name`."""
+    teacher_models: tuple[str | Model, ...] = DEFAULT_TEACHERS
+    """Who answers functions that name no teacher, in order of preference."""
+    embedding_model: str | Model = DEFAULT_EMBEDDING
+    student_model: str | None = "auto"
+    limits: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
+    """Limits by provider name; they replace the provider's own."""
+    http_client: Any = None
+    """An `httpx.AsyncClient` (or httpx2's) to use for everything; it stays open when the Tanuki closes."""
+    flush_interval: float = 0.05
+    queue_bytes: int = 64 * 2**20
+    min_agreement: float = 0.9
+    audit_rate: float = 0.02
+    close_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming what to write instead."""
+        if not self.teacher_models:
+            raise SettingsError("teacher_models is empty; name at least one model, such as 'openai:gpt-6.2-sol'")
+        for model in (*self.teacher_models, self.embedding_model):
+            if isinstance(model, str):
+                split_name(model)
+        for name in ("flush_interval", "close_timeout", "queue_bytes"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
+        _check_shares(self)
+        for provider in self.providers:
+            if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+                raise SettingsError(f"providers must be Provider instances, not {provider!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `@patch(...)` says about one function. None means: as the Tanuki is set."""
+
+    teacher_models: tuple[str | Model, ...] | None = None
+    student_model: str | Sequence[str] | None = "auto"
+    environment_id: int = 0
+    ignore_finetune_fetching: bool = False
+    ignore_finetuning: bool = False
+    ignore_data_storage: bool = False
+    generation_params: GenerationParams = field(default_factory=GenerationParams)
+    max_repairs: int = 2
+    timeout: float = 60.0
+    distill_after: int = 200
+    min_agreement: float | None = None
+    audit_rate: float | None = None
+    match: Callable[[Any, Any], bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, naming what to write instead."""
+        for model in self.teacher_models or ():
+            if isinstance(model, str):
+                split_name(model)
+        if not self.timeout > 0:
+            raise SettingsError(f"timeout is in seconds and must be greater than 0, not {self.timeout!r}")
+        if self.max_repairs < 0:
+            raise SettingsError(f"max_repairs must be 0 or more, not {self.max_repairs!r}")
+        if self.distill_after < 1:
+            raise SettingsError(f"distill_after counts examples and must be 1 or more, not {self.distill_after!r}")
+        _check_shares(self)
+
+
+def _check_shares(of: Settings | Options) -> None:
+    for name in ("min_agreement", "audit_rate"):
+        share = getattr(of, name)
+        if share is not None and not 0 <= share <= 1:
+            raise SettingsError(f"{name} is a share between 0 and 1, not {share!r}")
+
+
+def build(kind: type[T], keywords: Mapping[str, Any], *, base: T | None = None) -> T:
+    """Make Settings or Options of keywords; SettingsError for an unknown one, naming the nearest."""
+    keywords = dict(keywords)
+    known = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]  # both are dataclasses
+    for name in keywords:
+        if name not in known:
+            raise SettingsError(f"unknown keyword {name!r}{nearest(name, known)}")
+    if "teacher_models" in keywords:
+        keywords["teacher_models"] = model_tuple(keywords["teacher_models"])
+        if keywords["teacher_models"] is None and kind is Settings:
+            del keywords["teacher_models"]
+    if kind is Options and "generation_params" in keywords:
+        keywords["generation_params"] = generation_params(keywords["generation_params"])
+    return dataclasses.replace(base, **keywords) if base is not None else kind(**keywords)  # type: ignore[type-var]
+
+
+def model_tuple(choice: ModelChoice | None) -> tuple[str | Model, ...] | None:
+    """Accept one model or a sequence of them."""
+    if choice is None or isinstance(choice, tuple):
+        return choice
+    return (choice,) if isinstance(choice, (str, Model)) else tuple(choice)
+
+
+def generation_params(given: Mapping[str, Any] | GenerationParams | None) -> GenerationParams:
+    """Check sampler settings by name and kind of value."""
+    if given is None or isinstance(given, GenerationParams):
+        return given or GenerationParams()
+    known = [each.name for each in dataclasses.fields(GenerationParams)]
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            raise SettingsError(f"unknown generation parameter {name!r}{nearest(name, known)}")
+        checked[name] = _checked_param(name, value)
+    return GenerationParams(**checked)
+
+
+def _checked_param(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name == "stop":
+        stops = (value,) if isinstance(value, str) else tuple(value)
+        if all(isinstance(each, str) for each in stops):
+            return stops
+        raise SettingsError(f"generation parameter 'stop' is a string or a list of strings, not {value!r}")
+    whole = name in ("max_new_tokens", "seed")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise SettingsError(f"generation parameter {name!r} is {'an integer' if whole else 'a number'}, not {value!r}")
+    if name == "max_new_tokens" and value < 1:
+        raise SettingsError(f"generation parameter 'max_new_tokens' must be 1 or more, not {value!r}")
+    return value
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Suggest what was meant, for the end of a message."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+
+
+def data_directory() -> Path:
+    """Where examples are kept when nobody says otherwise."""
+    return Path(os.environ.get("TANUKI_LOG_DIR") or ".align")
