@@ -1,0 +1,15 @@
+"""What tests need to run without a provider: fakes of the provider, of its HTTP and of time."""
+
+from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, Fault, ScriptError
+from tanuki_async.testing.clock import FakeClock
+from tanuki_async.testing.server import LoopbackServer
+
+__all__ = [
+    "Answer",
+    "ChatRequest",
+    "EmbeddingRequest",
+    "FakeClock",
+    "Fault",
+    "LoopbackServer",
+    "ScriptError",
+]
