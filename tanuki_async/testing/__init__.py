@@ -2,13 +2,15 @@
 
 from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, Fault, ScriptError
 from tanuki_async.testing.clock import FakeClock
-from tanuki_async.testing.server import LoopbackServer
+from tanuki_async.testing.loopback import LoopbackServer
+from tanuki_async.testing.provider import FakeProvider
 
 __all__ = [
     "Answer",
     "ChatRequest",
     "EmbeddingRequest",
     "FakeClock",
+    "FakeProvider",
     "Fault",
     "LoopbackServer",
     "ScriptError",

@@ -1,0 +1,78 @@
+"""The pytest plugin: a fake provider, a loopback server, a clock and an open Tanuki as fixtures.
+
+Loaded in every pytest run of an environment that has this package, so it imports nothing but pytest, and does
+nothing until a fixture is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tanuki_async import Tanuki
+    from tanuki_async.testing import FakeClock, FakeProvider, LoopbackServer
+
+
+@pytest.fixture
+def tanuki_server() -> Iterator[Callable[..., LoopbackServer]]:
+    """Start loopback servers: `server = tanuki_server(answer, **options)`, in a thread, closed after the test.
+
+    The test fails if scripted answers are left, or an answerer failed.
+    """
+    from tanuki_async.testing import LoopbackServer
+
+    servers: list[LoopbackServer] = []
+    with ExitStack() as stack:
+
+        def start(*answer: object, **options: Any) -> LoopbackServer:
+            server = stack.enter_context(LoopbackServer.in_thread(*answer, **options))
+            servers.append(server)
+            return server
+
+        yield start
+    for server in servers:
+        server.assert_done()
+
+
+@pytest.fixture
+def tanuki_clock() -> FakeClock:
+    """A clock that stands still until `await clock.advance(seconds)`."""
+    from tanuki_async.testing import FakeClock
+
+    return FakeClock()
+
+
+@pytest.fixture
+def fake_provider() -> Iterator[FakeProvider]:
+    """A scripted provider called "fake". The test fails if answers `put` into it are left."""
+    from tanuki_async.testing import FakeProvider
+
+    provider = FakeProvider()
+    yield provider
+    provider.assert_done()
+
+
+async def _open(fake_provider: FakeProvider) -> AsyncIterator[Tanuki]:
+    from tanuki_async import Tanuki
+    from tanuki_async.storage.memory import MemoryStorage
+
+    async with Tanuki(
+        storage=MemoryStorage(), providers=[fake_provider], teacher_models=[f"{fake_provider.name}:teacher"]
+    ) as tanuki:
+        yield tanuki
+
+
+def _async_fixture() -> Any:
+    try:
+        import pytest_asyncio
+    except ImportError:  # then a runner that takes plain async fixtures, such as anyio's, is in use
+        return pytest.fixture
+    return pytest_asyncio.fixture
+
+
+_open.__doc__ = """An open Tanuki of this test's event loop: storage in memory, `fake_provider` as its teacher."""
+tanuki = _async_fixture()(name="tanuki")(_open)
