@@ -81,7 +81,7 @@ def decode_line(line: bytes) -> Example:
             model=record["model"],
             at=record["at"],
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageError(f"not a record: {clip(line.decode(errors='replace'), 80)!r} ({error!r})") from error
 
 
@@ -90,6 +90,14 @@ def example_key(line: bytes) -> bytes:
     if line.startswith(_HEAD) and (end := line.rfind(_TAIL)) > 0:
         return mmh3.mmh3_x64_128_digest(line[len(_HEAD) : end])
     return example_key(encode_example(decode_line(line)))  # written by another hand, with other spaces
+
+
+def key_of(line: bytes) -> bytes:
+    """Return the example's key, or for a line that is no record of ours, a key of the whole line. Never raises."""
+    try:
+        return example_key(line)
+    except StorageError:
+        return mmh3.mmh3_x64_128_digest(line)
 
 
 def arguments_key(line: bytes) -> bytes:

@@ -1,0 +1,85 @@
+"""What a name has already: a filter over its examples, or exactly the newest line of each input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from tanuki_async._bloom import Bloom
+from tanuki_async._errors import StorageError
+from tanuki_async._lines import arguments_key, key_of
+
+__all__ = ["Counted", "Filter", "Index", "Newest"]
+
+
+class Index(Protocol):
+    """Something built from all lines of a name, in their order."""
+
+    def feed(self, lines: Sequence[bytes]) -> None:
+        """Take in lines that are in the data."""
+        ...
+
+    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
+        """Return those that should be added, taking in nothing."""
+        ...
+
+
+class Filter:
+    """Knows nearly exactly which examples are there."""
+
+    def __init__(self, bloom: Bloom | None = None) -> None:
+        self.bloom = bloom or Bloom()
+
+    def feed(self, lines: Sequence[bytes]) -> None:
+        self.bloom.update(list(map(key_of, lines)))
+
+    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
+        first: dict[bytes, bytes] = {}
+        for line in lines:
+            first.setdefault(key_of(line), line)
+        return [line for key, line in first.items() if key not in self.bloom]
+
+
+class Newest:
+    """Knows exactly the newest answer for each input. For few lines: it holds two keys of each."""
+
+    def __init__(self) -> None:
+        self._answers: dict[bytes, bytes] = {}
+
+    def add(self, line: bytes) -> bool:
+        """Take in one line; tell whether it differs from the newest with the same input."""
+        question, example = _question(line), key_of(line)
+        changed = self._answers.get(question) != example
+        self._answers[question] = example
+        return changed
+
+    def feed(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self.add(line)
+
+    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
+        trial: dict[bytes, bytes] = {}
+        kept: list[bytes] = []
+        for line in lines:
+            question, example = _question(line), key_of(line)
+            if trial.get(question, self._answers.get(question)) != example:
+                trial[question] = example
+                kept.append(line)
+        return kept
+
+
+class Counted:
+    """Knows nothing but, by its reader, how many lines there are."""
+
+    def feed(self, lines: Sequence[bytes]) -> None:
+        """Take in nothing."""
+
+    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
+        return list(lines)
+
+
+def _question(line: bytes) -> bytes:
+    try:
+        return arguments_key(line)
+    except StorageError:  # not a record of ours: a whole line is its own input
+        return key_of(line)

@@ -1,0 +1,230 @@
+"""One name on disk: a file of lines that many processes append to, and what this process knows of it."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tanuki_async._bloom import Bloom, BloomError
+from tanuki_async.abc import Appended
+from tanuki_async.storage._files import is_at, lock, open_locked, replace, translated, unlock, write_all
+from tanuki_async.storage._seen import Counted, Filter, Index, Newest
+
+__all__ = ["Segment", "batches"]
+
+_CHUNK = 1 << 20
+_ANCHOR = 64
+_SAVE_EVERY = 50_000
+_SAVED = struct.Struct("<8sQQ64sI")  # magic, covered bytes, lines, the last bytes before, checksum of these
+_MAGIC = b"tanuki01"
+
+
+@dataclass(slots=True)
+class _Position:
+    """How far an index has read. `anchor` is the end of what it read, to notice a file that was replaced."""
+
+    index: Index
+    offset: int = 0
+    lines: int = 0
+    anchor: bytes = b""
+
+    def move(self, lines: Sequence[bytes], size: int, tail: bytes) -> None:
+        self.index.feed(lines)
+        self.offset += size
+        self.lines += len(lines)
+        self.anchor = (self.anchor + tail)[-_ANCHOR:]
+
+
+class Segment:
+    """The lines of one name. Blocking; safe for many threads here and many processes elsewhere.
+
+    Every line that `append` reported is on the disk, whole and once. What a killed writer left unfinished is cut off
+    by the next. Indexes follow the file: nothing is taken as seen that is not in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved_path = path.with_suffix(".bloom")
+        self._mutex = threading.RLock()
+        self._descriptor: int | None = None
+        self._filter: _Position | None = None
+        self._newest: _Position | None = None
+        self._counted: _Position | None = None
+        self._saved_lines = 0
+        self._saving = False
+
+    def append(self, lines: Sequence[bytes], *, latest: bool) -> Appended:
+        """Add what is new, durably. On any failure the file and the indexes are as before."""
+        with self._mutex, translated("append to", self._path):
+            descriptor = self._lock()
+            try:
+                position = self._position(latest=latest)
+                others_wrote = self._catch_up(descriptor, position)
+                fresh = position.index.fresh(lines)
+                if fresh:
+                    self._write(descriptor, position, fresh)
+                elif others_wrote:
+                    os.fdatasync(descriptor)  # what counts as there already must be as durable as what is written
+                return Appended(len(fresh), len(lines) - len(fresh))
+            except OSError:
+                self.release()
+                raise
+            finally:
+                if self._descriptor is not None:
+                    unlock(self._descriptor)
+
+    def count(self) -> int:
+        """Count the lines, without a lock and without the filter."""
+        with self._mutex, translated("read", self._path):
+            known = [position for position in (self._filter, self._newest, self._counted) if position]
+            position = max(known, key=lambda known: known.offset, default=None) or self._load(Counted())
+            try:
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return 0
+            try:
+                start = position if _is_valid(descriptor, position) else _Position(Counted())
+                if start.offset == os.fstat(descriptor).st_size:
+                    return start.lines
+                self._counted = _Position(Counted(), start.offset, start.lines, start.anchor)
+                _follow(descriptor, self._counted, os.fstat(descriptor).st_size)
+                return self._counted.lines
+            finally:
+                os.close(descriptor)
+
+    @property
+    def wants_saving(self) -> bool:
+        """Tell whether the filter has grown enough since it was saved."""
+        position = self._filter
+        if position is None or self._saving:
+            return False
+        return position.lines - self._saved_lines >= max(_SAVE_EVERY, position.lines // 50)
+
+    def save(self) -> None:
+        """Put the filter beside the data, so that the next process need not read it all. Failing is harmless."""
+        with self._mutex:
+            position = self._filter
+            if position is None or self._saving or position.lines == self._saved_lines or not position.lines:
+                return
+            assert isinstance(position.index, Filter)
+            head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(_ANCHOR, b"\0"), 0)[:-4]
+            blob = b"".join((head, struct.pack("<I", zlib.crc32(head)), position.index.bloom.to_bytes()))
+            self._saving, lines = True, position.lines
+        try:
+            if self._path.exists():
+                replace(self._saved_path, blob)
+            self._saved_lines = lines
+        finally:
+            self._saving = False
+
+    def release(self) -> None:
+        """Let go of the file; the next use opens it again."""
+        with self._mutex:
+            descriptor, self._descriptor = self._descriptor, None
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def _lock(self) -> int:
+        if self._descriptor is not None:
+            lock(self._descriptor)
+            if is_at(self._descriptor, self._path):
+                return self._descriptor
+            self.release()  # somebody deleted or replaced the file
+        self._descriptor = open_locked(self._path)
+        return self._descriptor
+
+    def _position(self, *, latest: bool) -> _Position:
+        if latest:
+            self._newest = self._newest or _Position(Newest())
+            return self._newest
+        if self._filter is None:
+            self._filter = self._load(None)
+            self._saved_lines = self._filter.lines
+        return self._filter
+
+    def _load(self, index: Index | None) -> _Position:
+        """Begin where the saved filter ends; with `index` given, only its place is read, not the filter."""
+        try:
+            with self._saved_path.open("rb") as file:
+                head = file.read(_SAVED.size)
+                magic, offset, lines, anchor, checksum = _SAVED.unpack(head)
+                if magic != _MAGIC or checksum != zlib.crc32(head[:-4]):
+                    raise BloomError("torn")
+                anchor = anchor[-min(offset, _ANCHOR) :] if offset else b""
+                return _Position(index or Filter(Bloom.from_bytes(file.read())), offset, lines, anchor)
+        except (OSError, struct.error, BloomError):
+            return _Position(index or Filter())  # missing, torn or of another version: read the data
+
+    def _catch_up(self, descriptor: int, position: _Position) -> bool:
+        """Read what others appended, and cut off a line that a killed writer did not finish. Needs the lock."""
+        if not _is_valid(descriptor, position):
+            position = self._restart(position)
+        before, size = position.offset, os.fstat(descriptor).st_size
+        if before < size:
+            _follow(descriptor, position, size)
+        if position.offset < size:
+            os.ftruncate(descriptor, position.offset)
+        return position.offset > before
+
+    def _restart(self, position: _Position) -> _Position:
+        position.index = type(position.index)()
+        position.offset = position.lines = self._saved_lines = 0
+        position.anchor = b""
+        self._counted = None
+        return position
+
+    def _write(self, descriptor: int, position: _Position, fresh: list[bytes]) -> None:
+        data = b"".join([line + b"\n" for line in fresh])
+        try:
+            write_all(descriptor, data)
+            os.fdatasync(descriptor)
+        except BaseException:
+            os.ftruncate(descriptor, position.offset)
+            raise
+        position.move(fresh, len(data), data[-_ANCHOR:])
+
+
+def batches(path: Path, start: int) -> Generator[list[bytes], None, None]:
+    """Read the whole lines that the file has now, a megabyte at a time, leaving out the first `start`."""
+    with translated("read", path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            for lines, _ in _read(descriptor, 0, os.fstat(descriptor).st_size):
+                if start < len(lines):
+                    yield lines[start:]
+                start = max(start - len(lines), 0)
+        finally:
+            os.close(descriptor)
+
+
+def _read(descriptor: int, offset: int, end: int) -> Iterator[tuple[list[bytes], int]]:
+    """Read whole lines and how many bytes they took; stops before a line without its end."""
+    rest: list[bytes] = []
+    while offset < end and (chunk := os.pread(descriptor, min(_CHUNK, end - offset), offset)):
+        offset += len(chunk)
+        cut = chunk.rfind(b"\n") + 1
+        if not cut:
+            rest.append(chunk)  # a line longer than a chunk
+            continue
+        whole = b"".join((*rest, chunk[:cut]))
+        rest = [chunk[cut:]]
+        yield whole[:-1].split(b"\n"), len(whole)
+
+
+def _follow(descriptor: int, position: _Position, end: int) -> None:
+    for lines, size in _read(descriptor, position.offset, end):
+        position.move(lines, size, (b"\n".join(lines[-_ANCHOR:]) + b"\n")[-_ANCHOR:])
+
+
+def _is_valid(descriptor: int, position: _Position) -> bool:
+    """Tell whether what was read is still there, not cut off or replaced."""
+    length = len(position.anchor)
+    return os.pread(descriptor, length, position.offset - length) == position.anchor
