@@ -1,0 +1,169 @@
+"""From an `async def` stub to its FunctionSpec: everything about a function that can be known at decoration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.fields import FieldInfo
+
+from tanuki_async._codec.bind import Binder, Call, Kind, Parameter
+from tanuki_async._codec.fingerprint import Written, fingerprint, signature_text
+from tanuki_async._codec.hints import Namespace, Unresolved, hints_of
+from tanuki_async._codec.render import Renderer, tidy
+from tanuki_async._codec.schema import Wire, wire
+from tanuki_async._codec.stub import check_stub
+from tanuki_async._codec.types import adapter_of, embedding_of, is_closed
+from tanuki_async._errors import InputError, StubError
+from tanuki_async._records import JsonValue
+
+__all__ = ["Call", "FunctionSpec", "Parameter", "Unresolved", "describe"]
+
+_RECEIVERS = ("self", "cls")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionSpec:
+    """What a stub says about itself. `hash` is its identity: equal wherever and however the same stub is read."""
+
+    name: str
+    qualname: str
+    module: str
+    doc: str
+    signature: str
+    hash: str
+    parameters: tuple[Parameter, ...]  # without self and cls
+    output: TypeAdapter[Any]
+    output_text: str
+    wire: Wire | None  # None for an embedding
+    embedding: Literal["numpy", "list"] | None
+    closed: bool  # answers come from a short list, or are sets of such
+    _binder: Binder = field(repr=False)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """Check the arguments of one call, self or cls included. InputError names the one that does not fit."""
+        return self._binder.bind(args, kwargs)
+
+    def inputs_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Give recorded arguments their names, in the order of declaration."""
+        return self._binder.inputs_of(args, kwargs)
+
+    def text_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> str:
+        """Return what `Call.text` was for recorded arguments, byte for byte."""
+        return self._binder.text_of(args, kwargs)
+
+
+def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> FunctionSpec:
+    """Read a stub. `namespace` holds local names that string annotations may use.
+
+    StubError says what to write instead; Unresolved, that a name does not exist yet.
+    """
+    function = check_stub(stub)
+    names: Namespace = {**function.__globals__, **(namespace or {})}
+    receiver, written, returned = _read(function, names)
+    doc = tidy(function.__doc__ or "")
+    renderer = Renderer(names, canonical=False)
+    signature = signature_text(function.__name__, written, returned, renderer)
+    embedding = _embedding(function, returned)
+    output = _adapter(function, "what it returns", list[float] if embedding else returned, names)
+    parameters = tuple(_parameter(function, item, renderer, names) for item in written)
+    return FunctionSpec(
+        name=function.__name__,
+        qualname=function.__qualname__,
+        module=function.__module__,
+        doc=doc,
+        signature=signature,
+        hash=fingerprint(function.__name__, doc, written, returned, names),
+        parameters=parameters,
+        output=output,
+        output_text=renderer.text(returned),
+        wire=None if embedding else _wire(function, output),
+        embedding=embedding,
+        closed=is_closed(returned),
+        _binder=_binder(function, signature, parameters, receiver),
+    )
+
+
+def _read(function: FunctionType, names: Namespace) -> tuple[str | None, list[Written], Any]:
+    """Return the name of self or cls, the parameters with their types, and the type of the result."""
+    if "return" not in function.__annotations__:
+        raise StubError(f"{function.__qualname__}() does not say what it returns: write `-> …` after its parameters")
+    parameters = list(inspect.signature(function).parameters.values())
+    receiver = _receiver(function, parameters)
+    for parameter in parameters[1:] if receiver else parameters:
+        if parameter.annotation is parameter.empty:
+            name = parameter.name
+            raise StubError(f"{function.__qualname__}(): parameter {name!r} has no type: write `{name}: …`")
+    hints = hints_of(function, names)
+    written = [_written(item, hints[item.name]) for item in (parameters[1:] if receiver else parameters)]
+    return receiver, written, hints["return"]
+
+
+def _receiver(function: FunctionType, parameters: Sequence[inspect.Parameter]) -> str | None:
+    """Return `self` or `cls` where the first parameter is one: without a type, in the body of a class."""
+    outer = function.__qualname__.rpartition(".")[0]
+    if not parameters or not outer or outer.endswith("<locals>"):
+        return None
+    first = parameters[0]
+    return first.name if first.name in _RECEIVERS and first.annotation is first.empty else None
+
+
+def _written(parameter: inspect.Parameter, annotation: Any) -> Written:
+    kind, default = parameter.kind.name.lower(), parameter.default
+    if default is parameter.empty:
+        return Written(name=parameter.name, kind=kind, annotation=annotation)
+    if not isinstance(default, FieldInfo):
+        return Written(name=parameter.name, kind=kind, annotation=annotation, default=default)
+    annotated = Annotated[annotation, default]
+    if default.is_required():
+        return Written(name=parameter.name, kind=kind, annotation=annotated)
+    value = default.get_default(call_default_factory=True)
+    return Written(name=parameter.name, kind=kind, annotation=annotated, default=value)
+
+
+def _embedding(function: FunctionType, returned: Any) -> Literal["numpy", "list"] | None:
+    try:
+        return embedding_of(returned)
+    except StubError as error:
+        raise StubError(f"{function.__qualname__}() {error}") from error
+
+
+def _adapter(function: FunctionType, what: str, annotation: Any, names: Namespace) -> TypeAdapter[Any]:
+    try:
+        return adapter_of(annotation, names)
+    except StubError as error:
+        raise type(error)(f"{function.__qualname__}(): the type of {what} cannot be used: {error}") from error
+
+
+def _parameter(function: FunctionType, written: Written, renderer: Renderer, names: Namespace) -> Parameter:
+    return Parameter(
+        name=written.name,
+        kind=cast(Kind, written.kind),
+        text=renderer.text(written.annotation),
+        adapter=_adapter(function, f"parameter {written.name!r}", written.annotation, names),
+        has_default=written.has_default,
+        default=written.default if written.has_default else None,
+    )
+
+
+def _wire(function: FunctionType, output: TypeAdapter[Any]) -> Wire:
+    try:
+        return wire(output, name=function.__name__)
+    except PydanticInvalidForJsonSchema as error:
+        reason = str(error).partition("\n")[0]
+        raise StubError(f"{function.__qualname__}(): what it returns has no JSON schema: {reason}") from error
+
+
+def _binder(function: FunctionType, signature: str, parameters: tuple[Parameter, ...], receiver: str | None) -> Binder:
+    try:
+        return Binder(function.__qualname__, signature, parameters, receiver)
+    except InputError as error:
+        raise StubError(
+            f"{function.__qualname__}(): the default of {error.parameter!r} does not fit its type: it {error.reason}; "
+            "write a default that fits, or `| None` where it is None"
+        ) from error

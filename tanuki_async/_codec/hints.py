@@ -1,0 +1,93 @@
+"""Reads annotations as real types, whatever way they were written down."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from tanuki_async._errors import StubError
+
+Namespace = Mapping[str, Any]
+
+
+class Unresolved(StubError):
+    """A name in an annotation does not exist yet; it may when the function is first called."""
+
+
+def hints_of(source: Callable[..., Any] | type, namespace: Namespace) -> dict[str, Any]:
+    """Evaluate the annotations of a function or class, with `namespace` standing for the local names around it."""
+    names = dict(namespace)
+    if isinstance(source, type):
+        names.setdefault(source.__name__, source)
+    try:
+        return typing.get_type_hints(source, localns=names, include_extras=True)
+    except (NameError, AttributeError) as error:
+        raise Unresolved(
+            f"{source.__qualname__}: an annotation names what does not exist ({error}): "
+            "define or import it where the function is defined, not only `if TYPE_CHECKING`"
+        ) from error
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise StubError(f"{source.__qualname__}: an annotation is not a type ({error})") from error
+
+
+def members(annotation: Any) -> tuple[Any, ...] | None:
+    """Return the alternatives of a union, or None for anything else."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else None
+
+
+def is_bare(annotation: Any, origin: Any) -> bool:
+    """Tell `typing.List` from `List[int]`: an alias that was given no arguments."""
+    return origin is not None and not get_args(annotation) and annotation == getattr(typing, _name(annotation), None)
+
+
+def _name(annotation: Any) -> str:
+    return str(getattr(annotation, "_name", None))
+
+
+def is_alias_type(annotation: Any) -> bool:
+    """Tell a `type X = …` statement or TypeAliasType, of typing or of typing_extensions."""
+    return type(annotation).__name__ == "TypeAliasType"
+
+
+def is_named_tuple(cls: type) -> bool:
+    """Tell a NamedTuple class."""
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+
+
+def is_plain(cls: type) -> bool:
+    """Tell a class whose shape is told by nothing but its own annotated `__init__`."""
+    init = cls.__init__
+    return inspect.isfunction(init) and not hasattr(cls, "__get_pydantic_core_schema__")
+
+
+def bases_of(cls: type) -> tuple[Any, ...]:
+    """Return the bases of a class as written, `list[str]` and not `list`."""
+    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
+    return bases
+
+
+def type_variables(cls: Any) -> tuple[Any, ...]:
+    """Return the type variables of a generic class, in order."""
+    variables: tuple[Any, ...] = getattr(cls, "__parameters__", ())
+    return variables
+
+
+def substitute(annotation: Any, values: Mapping[Any, Any]) -> Any:
+    """Put `values` in the place of type variables."""
+    if annotation in values if isinstance(annotation, typing.TypeVar) else False:
+        return values[annotation]
+    variables = type_variables(annotation)
+    if not variables or isinstance(annotation, type):
+        return annotation
+    return annotation[tuple(values.get(variable, variable) for variable in variables)]
+
+
+def substitution(cls: Any, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    """Pair the type variables of a generic class with what stands for them; its bound or Any where nothing does."""
+    variables = type_variables(cls)
+    if arguments:
+        return dict(zip(variables, arguments, strict=False))
+    return {variable: getattr(variable, "__bound__", None) or Any for variable in variables}

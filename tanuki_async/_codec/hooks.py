@@ -1,0 +1,106 @@
+"""What our rewritten annotations tell pydantic: how to build subclasses of containers, and plain classes."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingMarker:
+    """Marks a return annotation as an embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Reads a whole annotation. A config may stand beside it even where the annotation is a dataclass or TypedDict."""
+
+    annotation: Any
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler.generate_schema(self.annotation)
+
+
+@dataclass(frozen=True, slots=True)
+class AsSubclass:
+    """Validates as the base that it annotates, then builds the subclass from it."""
+
+    cls: type
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        checked = handler(value)
+        if isinstance(value, self.cls) and checked == value:
+            return value
+        return _construct(self.cls, _arguments(checked), {})
+
+
+def _arguments(checked: Any) -> tuple[Any, ...]:
+    if isinstance(checked, deque):
+        return (checked, checked.maxlen)
+    if isinstance(checked, defaultdict):
+        return (checked.default_factory, checked)
+    return (checked,)
+
+
+def _construct(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return cls(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        reason = {"cls": cls.__name__, "error": str(error)}
+        raise PydanticCustomError("construct", "{cls} cannot be built from this: {error}", reason) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One parameter of a plain class: its rewritten annotation, and whether it must be given."""
+
+    annotation: Any
+    required: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ByInit:
+    """Builds an instance from validated `__init__` arguments, and writes it by the attributes of the same names."""
+
+    cls: type
+    fields: dict[str, Field]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        inner = core_schema.typed_dict_schema(
+            {
+                name: core_schema.typed_dict_field(handler.generate_schema(field.annotation), required=field.required)
+                for name, field in self.fields.items()
+            },
+            cls_name=self.cls.__name__,
+        )
+        write = core_schema.wrap_serializer_function_ser_schema(self._attributes, schema=inner)
+        return core_schema.no_info_wrap_validator_function(
+            self._validate, inner, ref=_reference(self.cls), serialization=write
+        )
+
+    def _validate(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        return value if isinstance(value, self.cls) else _construct(self.cls, (), handler(value))
+
+    def _attributes(self, value: Any, handler: core_schema.SerializerFunctionWrapHandler) -> Any:
+        return handler({name: getattr(value, name) for name in self.fields})
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Stands for a plain class inside itself."""
+
+    cls: type
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.definition_reference_schema(_reference(self.cls))
+
+
+def _reference(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}:{id(cls)}"

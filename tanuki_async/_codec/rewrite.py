@@ -1,0 +1,222 @@
+"""Rewrites annotations that pydantic refuses, or reads lazily, into ones that it builds and that mean the same."""
+
+from __future__ import annotations
+
+import collections
+import collections.abc
+import dataclasses
+import enum
+import inspect
+import sys
+import typing
+from typing import Annotated, Any, ForwardRef, Literal, NotRequired, Required, Union, get_args, get_origin
+
+import typing_extensions
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+
+from tanuki_async._codec.hints import (
+    Namespace,
+    bases_of,
+    hints_of,
+    is_bare,
+    is_named_tuple,
+    is_plain,
+    members,
+    substitute,
+    substitution,
+)
+from tanuki_async._codec.hooks import Again, AsSubclass, ByInit, EmbeddingMarker, Field
+from tanuki_async._errors import StubError
+
+# What pydantic would hand over as a generator that can be read once, or does not know, is read into a list or a set.
+_READ_AS: dict[Any, type] = {
+    collections.abc.Iterable: list,
+    collections.abc.Collection: list,
+    collections.abc.MutableSequence: list,
+    collections.abc.MutableSet: set,
+}
+_CONTAINERS = (
+    list,
+    set,
+    frozenset,
+    collections.OrderedDict,
+    collections.defaultdict,
+    collections.Counter,
+    dict,
+    tuple,
+    collections.deque,
+)
+_SCALARS = (str, int, float, bytes)
+_ARITY = {collections.defaultdict: 2, collections.OrderedDict: 2, dict: 2}
+_OPAQUE = (Literal, typing.ClassVar, collections.abc.Callable, type)
+
+
+class Rewriter:
+    """Rewrites the annotations of one stub. Types that were not in need of it come back as they are."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._open: list[Any] = []  # classes being rewritten, to see recursion
+        self._done: dict[Any, Any] = {}
+
+    def rewrite(self, annotation: Any) -> Any:
+        """Return what to give to pydantic for `annotation`."""
+        if isinstance(annotation, type) and not get_args(annotation):
+            return self._class(annotation, ())
+        origin = get_origin(annotation)
+        if origin is None or origin in _OPAQUE:
+            return annotation
+        if is_bare(annotation, origin):
+            return self._class(origin, ()) if isinstance(origin, type) else annotation
+        if origin is Annotated:
+            return self._annotated(annotation)
+        return self._alias(annotation, origin)
+
+    def _annotated(self, annotation: Any) -> Any:
+        inner, *metadata = get_args(annotation)
+        if any(isinstance(item, EmbeddingMarker) for item in metadata):
+            raise StubError("Embedding[…] may only be the whole return annotation: write `-> Embedding[list[float]]`")
+        rewritten = self.rewrite(inner)
+        return annotation if rewritten is inner else Annotated[(rewritten, *metadata)]
+
+    def _alias(self, annotation: Any, origin: Any) -> Any:
+        arguments = get_args(annotation)
+        rewritten = tuple(self.rewrite(argument) for argument in arguments)
+        if members(annotation) is not None:
+            return annotation if rewritten == arguments else Union[rewritten]  # noqa: UP007
+        if origin in _READ_AS:
+            return _READ_AS[origin][rewritten]  # type: ignore[index]  # list and set are generic
+        if isinstance(origin, type) and not _is_known(origin):
+            special = self._class(origin, rewritten)
+            if special is not origin:
+                return special
+        if rewritten == arguments:
+            return annotation
+        return origin[rewritten]
+
+    def _class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        if cls in _READ_AS:
+            return _READ_AS[cls]
+        if _is_known(cls):
+            return cls
+        key = (cls, arguments)
+        if key in self._done:
+            return self._done[key]
+        if cls in self._open:
+            return self._recursion(cls)
+        self._open.append(cls)
+        try:
+            self._done[key] = done = self._unknown_class(cls, arguments)
+        finally:
+            self._open.pop()
+        return done
+
+    def _recursion(self, cls: Any) -> Any:
+        if typing_extensions.is_typeddict(cls):
+            return ForwardRef(cls.__name__)
+        return cls if dataclasses.is_dataclass(cls) else Annotated[Any, Again(cls)]
+
+    def _unknown_class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        if typing_extensions.is_typeddict(cls):
+            return self._typed_dict(cls, arguments)
+        if dataclasses.is_dataclass(cls):
+            return self._dataclass(cls, arguments)
+        if is_named_tuple(cls):
+            return cls
+        for base in (*_CONTAINERS, *_SCALARS):
+            if issubclass(cls, base):
+                return self._subclass(cls, base, arguments)
+        if not is_plain(cls) or _pydantic_builds(cls):
+            return cls
+        return self._by_init(cls, arguments)
+
+    def _subclass(self, cls: Any, base: type, arguments: tuple[Any, ...]) -> Any:
+        inner = self.rewrite(_parameterised(cls, base, arguments))
+        return Annotated[inner, AsSubclass(cls)]
+
+    def _dataclass(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        """Leave a dataclass to pydantic, unless one of its fields is what pydantic refuses."""
+        if hasattr(cls, "__pydantic_validator__"):
+            return cls
+        hints = hints_of(cls, self._namespace)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if all(self.rewrite(hints[name]) is hints[name] for name in names):
+            return cls
+        return self._by_init(cls, arguments)
+
+    def _by_init(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        values = substitution(cls, arguments)
+        hints = hints_of(cls.__init__, {**self._namespace, cls.__name__: cls})
+        if dataclasses.is_dataclass(cls):
+            hints = hints_of(cls, self._namespace)
+        fields: dict[str, Field] = {}
+        for parameter in list(inspect.signature(cls).parameters.values()):
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name not in hints:
+                raise StubError(
+                    f"class {cls.__name__}: parameter {parameter.name!r} of its __init__ has no annotation or a star; "
+                    "annotate each, or make it a dataclass or a pydantic model"
+                )
+            annotation = self.rewrite(substitute(hints[parameter.name], values))
+            fields[parameter.name] = Field(annotation, parameter.default is parameter.empty)
+        return Annotated[Any, ByInit(cls, fields)]
+
+    def _typed_dict(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        """Rebuild a TypedDict: before Python 3.12 pydantic takes only those of typing_extensions."""
+        hints = hints_of(cls, self._namespace)
+        values = substitution(cls, arguments)
+        fields: dict[str, Any] = {}
+        for name, hint in hints.items():
+            bare, required = _requirement(hint, name in cls.__required_keys__)
+            inner = self.rewrite(substitute(bare, values))
+            fields[name] = Required[inner] if required else NotRequired[inner]
+        foreign = sys.version_info < (3, 12) and type(cls).__module__ == "typing"
+        if not foreign and not arguments and _same_fields(hints, fields):
+            return cls
+        clone: Any = typing_extensions.TypedDict(cls.__name__, fields)  # type: ignore[operator, misc]  # made at run time
+        clone.__module__, clone.__doc__ = cls.__module__, cls.__doc__
+        if hasattr(cls, "__pydantic_config__"):
+            clone.__pydantic_config__ = cls.__pydantic_config__
+        return clone
+
+
+def _same_fields(hints: dict[str, Any], fields: dict[str, Any]) -> bool:
+    return all(_requirement(hints[name], True)[0] == get_args(fields[name])[0] for name in hints)
+
+
+def _requirement(hint: Any, default: bool) -> tuple[Any, bool]:
+    """Split `Required[X]` and `NotRequired[X]` into X and whether the key must be there."""
+    origin = get_origin(hint)
+    if origin in (Required, NotRequired):
+        return get_args(hint)[0], origin is Required
+    return hint, default
+
+
+def _is_known(cls: Any) -> bool:
+    """Tell a class that pydantic itself reads, without asking it."""
+    if not isinstance(cls, type) or issubclass(cls, (BaseModel, enum.Enum)):
+        return True
+    if hasattr(cls, "__get_pydantic_core_schema__"):
+        return True
+    return cls.__module__.partition(".")[0] in sys.stdlib_module_names and cls.__module__ != "__main__"
+
+
+def _pydantic_builds(cls: type) -> bool:
+    try:
+        TypeAdapter(cls)
+    except PydanticSchemaGenerationError:
+        return False
+    return True
+
+
+def _parameterised(cls: Any, base: type, arguments: tuple[Any, ...]) -> Any:
+    """Find what `base` was given in the ancestry of `cls`: `list[str]` for `class Names(list[str])`."""
+    values = substitution(cls, arguments)
+    for written in bases_of(cls):
+        origin = get_origin(written) or written
+        if origin is base:
+            given = tuple(substitute(argument, values) for argument in get_args(written))
+            return base[given] if given else base  # type: ignore[index]  # every base here is generic
+        if isinstance(origin, type) and issubclass(origin, base):
+            return _parameterised(origin, base, tuple(substitute(item, values) for item in get_args(written)))
+    return base
