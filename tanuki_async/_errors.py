@@ -95,7 +95,12 @@ class PromptTooLongError(TanukiError):
 
 
 class ProviderError(TanukiError):
-    """The provider did not answer the request. `tried` tells each attempt, in order."""
+    """The provider did not answer the request. `tried` tells each attempt, in order.
+
+    `should_retry` is the server's own word on whether to try again, where it gives one.
+    """
+
+    should_retry: bool | None = None
 
     def __init__(
         self,

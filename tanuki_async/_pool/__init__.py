@@ -1,0 +1,1 @@
+"""What all calls share: connections, gates, limits, retries."""

@@ -1,0 +1,160 @@
+"""The shared connections of one open Tanuki, and the choice of who makes them.
+
+By default `wire.py`, and httpx where a proxy stands between; or exactly the client that the user gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, clip
+from tanuki_async._pool.wire import CONNECT_SECONDS, Direct, split_url
+from tanuki_async._records import Reply
+
+
+class Transport(Protocol):
+    """Makes exchanges. Raises ProviderUnreachableError when one fails."""
+
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        """Exchange one request for one whole answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpStatistics:
+    """What goes over the connections now, and what went over them so far."""
+
+    in_flight: int = 0
+    sent: int = 0
+
+
+class Connections:
+    """Implements `abc.Http`. Opens at the first request, on the loop that makes it, and stays there until closed.
+
+    `client` is an AsyncClient of httpx or httpx2 that is used as it is, for everything, and never closed here.
+    """
+
+    def __init__(self, client: Any = None, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._client = client
+        self._connect_seconds = connect_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._direct: Transport | None = None
+        self._proxied: Transport | None = None
+        self._routes: dict[str, Transport] = {}  # by beginning of a URL: the proxy depends on scheme and host
+        self._closed = False
+        self._in_flight = 0
+        self._sent = 0
+
+    async def send(self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None) -> Reply:
+        """Exchange one request for one whole answer, whatever its status. Cancelling closes the connection."""
+        if self._closed or self._loop is not asyncio.get_running_loop():
+            self._open()
+        transport = self._routes.get(url) or self._route(url)
+        self._in_flight += 1
+        self._sent += 1
+        try:
+            return await transport.send(method, url, headers, body)
+        except ProviderUnreachableError as error:
+            if self._closed:
+                raise NotOpenError("the connections were closed while a request was on its way") from error
+            raise
+        finally:
+            self._in_flight -= 1
+
+    def statistics(self) -> HttpStatistics:
+        """Count requests now and so far."""
+        return HttpStatistics(in_flight=self._in_flight, sent=self._sent)
+
+    async def aclose(self) -> None:
+        """Close what was opened here; requests still on their way fail with NotOpenError. Safe to call twice."""
+        self._closed = True
+        opened, self._direct, self._proxied = (self._direct, self._proxied), None, None
+        self._routes.clear()
+        for transport in opened:
+            if transport is not None:
+                await transport.aclose()
+
+    def _open(self) -> None:
+        if self._closed:
+            raise NotOpenError("these connections are closed; open a new Tanuki")
+        if self._loop is not None:
+            raise NotOpenError("these connections belong to another event loop; open a Tanuki on this one")
+        self._loop = asyncio.get_running_loop()
+
+    def _route(self, url: str) -> Transport:
+        target = split_url(url)
+        if self._client is not None:
+            self._direct = self._direct or Lent(self._client)
+            transport = self._direct
+        elif needs_proxy(target.scheme, target.host):
+            self._proxied = self._proxied or Lent(_proxy_client(self._connect_seconds), ours=True)
+            transport = self._proxied
+        else:
+            self._direct = self._direct or Direct(connect_seconds=self._connect_seconds)
+            transport = self._direct
+        if len(self._routes) >= 512:  # URLs with ids in them; models have few others
+            self._routes.clear()
+        self._routes[url] = transport
+        return transport
+
+
+class Lent:
+    """Exchanges over an AsyncClient of httpx or httpx2. Closes it only if it is `ours`."""
+
+    def __init__(self, client: Any, *, ours: bool = False) -> None:
+        self._client = client
+        self._ours = ours
+
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        """Exchange one request for one whole answer."""
+        try:
+            response = await self._client.request(method, url, headers=dict(headers), content=body)
+        except Exception as error:  # either library's errors, known by name so that neither need be imported
+            raise self._translated(error) from error
+        return Reply(status=response.status_code, headers=dict(response.headers), body=response.content)
+
+    async def aclose(self) -> None:
+        """Close the client if it is ours."""
+        if self._ours:
+            await self._client.aclose()
+
+    def _translated(self, error: Exception) -> Exception:
+        if getattr(self._client, "is_closed", False):
+            return NotOpenError("the http_client is closed; keep it open for as long as the Tanuki is")
+        name = type(error).__name__
+        if not any(kind.__name__ in ("RequestError", "InvalidURL") for kind in type(error).__mro__):
+            return error
+        if name in ("ReadTimeout", "WriteTimeout", "PoolTimeout"):
+            return ProviderUnreachableError(
+                f"the http_client's own timeout passed ({name}); make it with `timeout=None`, calls have their own"
+            )
+        return ProviderUnreachableError(f"{name}: {clip(str(error))}" if str(error) else name)
+
+
+def needs_proxy(scheme: str, host: str) -> bool:
+    """Tell whether the environment (or the system's settings, where it has such) wants a proxy for this host."""
+    named = any(value and name.lower().endswith("_proxy") for name, value in os.environ.items())
+    if not named and sys.platform not in ("darwin", "win32"):
+        return False
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    return (scheme in proxies or "all" in proxies) and not proxy_bypass(host)
+
+
+def _proxy_client(connect_seconds: float) -> Any:
+    import httpx
+
+    return httpx.AsyncClient(
+        timeout=httpx.Timeout(None, connect=connect_seconds),
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+    )

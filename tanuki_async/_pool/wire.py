@@ -1,0 +1,255 @@
+"""HTTP/1.1 straight over asyncio: many small exchanges with few hosts, each cheap, each ended by its cancellation.
+
+A cancelled call closes its connection at once, or the server would go on answering, and billing, unheard. (That is
+why this is not left to a client whose requests run on after their caller is gone.) Proxies are not spoken here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._pool.parser import Answer, MalformedError
+from tanuki_async._records import Reply
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
+_KNOWN_URLS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a URL leads: taken apart once, then kept."""
+
+    scheme: str
+    host: str
+    port: int
+    start: str
+    """What follows the method: the rest of the request line, and the headers that every request has."""
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        return (self.scheme, self.host, self.port)
+
+
+def split_url(url: str) -> Target:
+    """Take a URL apart. SettingsError for one that is not absolute http or https."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingsError(f"{clip(url)!r} is not a URL: {error}") from error
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    shown = parts.netloc.rpartition("@")[2]
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        raise SettingsError(f"{clip(url)!r} is not an absolute http or https URL")
+    start = f" {path} HTTP/1.1\r\nhost: {shown}\r\naccept-encoding: gzip\r\n"
+    return Target(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), start)
+
+
+class Direct:
+    """Kept-alive connections to any number of hosts, on one event loop.
+
+    Queues nothing, and has no deadline but for connecting: how many requests there are at once is for the pool to say.
+    """
+
+    def __init__(self, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect_seconds = connect_seconds
+        self._targets: dict[str, Target] = {}
+        self._idle: dict[tuple[str, str, int], dict[Connection, float]] = {}  # newest last
+        self._tls: asyncio.Task[ssl.SSLContext] | None = None
+        self._closed = False
+        self.connections: set[Connection] = set()
+
+    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
+        """Exchange one request for one whole answer. ProviderUnreachableError where that fails."""
+        target = self._targets.get(url) or self._learn(url)
+        request = _encode(method, target, headers, body)
+        bodiless = method == "HEAD"
+        if connection := self._take(target):
+            try:
+                return await self._exchange(connection, target, request, bodiless)
+            except _CutError as error:
+                if error.begun:
+                    raise _unreachable(target, error) from error
+                # The server closed it while it was idle, and we had not heard yet: a new one will do.
+        connection = await self._connect(target)
+        try:
+            return await self._exchange(connection, target, request, bodiless)
+        except _CutError as error:
+            raise _unreachable(target, error) from error
+
+    async def aclose(self) -> None:
+        """Close all connections. Requests that are still running fail."""
+        self._closed = True
+        if self._tls is not None:
+            self._tls.cancel()
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
+
+    def _learn(self, url: str) -> Target:
+        if len(self._targets) >= _KNOWN_URLS:  # URLs with ids in them; models have few others
+            self._targets.clear()
+        target = self._targets[url] = split_url(url)
+        return target
+
+    def _take(self, target: Target) -> Connection | None:
+        """The youngest idle connection, if there is one that may still be good."""
+        idle = self._idle.get(target.origin)
+        if not idle:
+            return None
+        connection, since = idle.popitem()
+        if time.monotonic() - since < IDLE_SECONDS and not connection.lost:
+            return connection
+        connection.transport.abort()
+        for older in idle:
+            older.transport.abort()
+        idle.clear()
+        return None
+
+    def _keep(self, connection: Connection, target: Target) -> None:
+        idle = self._idle.setdefault(target.origin, {})
+        now = time.monotonic()
+        idle[connection] = now
+        oldest = next(iter(idle))
+        if now - idle[oldest] > IDLE_SECONDS:
+            del idle[oldest]
+            oldest.transport.abort()
+
+    async def _exchange(self, connection: Connection, target: Target, request: bytes, bodiless: bool) -> Reply:
+        try:
+            answer = await connection.exchange(request, without_body=bodiless)
+            reply = answer.reply()
+        except MalformedError as error:
+            connection.transport.abort()
+            where = f"{target.host}:{target.port}"
+            raise ProviderUnreachableError(f"what {where} sent is not a valid HTTP answer: {error}") from error
+        if answer.reusable and not connection.lost and not self._closed:
+            self._keep(connection, target)
+        else:
+            connection.transport.abort()
+        return reply
+
+    async def _connect(self, target: Target) -> Connection:
+        where = f"{target.host}:{target.port}"
+        try:
+            async with asyncio.timeout(self._connect_seconds):
+                extra: dict[str, Any] = {"ssl": await self._context()} if target.scheme == "https" else {}
+                if isinstance(self._loop, asyncio.BaseEventLoop):  # others do not know the option
+                    extra["happy_eyeballs_delay"] = 0.25
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self), target.host, target.port, **extra
+                )
+        except TimeoutError as error:
+            raise ProviderUnreachableError(f"no connection to {where} within {self._connect_seconds:g} s") from error
+        except (OSError, UnicodeError) as error:  # a host name that cannot be looked up is a UnicodeError
+            raise ProviderUnreachableError(f"cannot connect to {where}: {clip(str(error))}") from error
+        if self._closed:
+            connection.transport.abort()
+            raise NotOpenError("the connections were closed while one was being made")
+        return connection
+
+    async def _context(self) -> ssl.SSLContext:
+        """The certificates to trust, read once, in a thread: that takes tens of milliseconds."""
+        if self._tls is None:
+            self._tls = asyncio.create_task(asyncio.to_thread(_trust), name="tanuki_async: read certificates")
+        return await asyncio.shield(self._tls)
+
+
+class Connection(asyncio.Protocol):
+    """One connection; one exchange at a time."""
+
+    def __init__(self, owner: Direct) -> None:
+        self._owner = owner
+        self._waiter: asyncio.Future[Answer] | None = None
+        self._answer = Answer()
+        self.transport: Any = None
+        self.lost = False
+
+    async def exchange(self, request: bytes, *, without_body: bool) -> Answer:
+        """Send one request and wait for its whole answer. Closes the connection if that does not come to its end."""
+        if self.lost:
+            raise _CutError(begun=False, cause=None)
+        self._answer = Answer(without_body=without_body)
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            self.transport.write(request)
+            return await self._waiter
+        except BaseException:
+            self.transport.abort()
+            raise
+        finally:
+            self._waiter = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self._owner.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            self.lost = True  # nobody asked: this must not be taken for the answer to the next request
+            self.transport.abort()
+            return
+        try:
+            if self._answer.feed(data):
+                waiter.set_result(self._answer)
+        except MalformedError as error:
+            waiter.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._owner.connections.discard(self)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if exc is None and self._answer.ends_with_connection:
+            waiter.set_result(self._answer)
+        else:
+            waiter.set_exception(_CutError(begun=self._answer.begun, cause=exc))
+
+
+class _CutError(Exception):
+    """The connection went away; `begun` tells whether a part of the answer had come."""
+
+    def __init__(self, *, begun: bool, cause: Exception | None) -> None:
+        super().__init__(begun, cause)
+        self.begun, self.cause = begun, cause
+
+
+def _unreachable(target: Target, error: _CutError) -> ProviderUnreachableError:
+    when = "before its answer was whole" if error.begun else "without an answer"
+    why = f": {clip(str(error.cause))}" if error.cause else ""
+    return ProviderUnreachableError(f"{target.host}:{target.port} closed the connection {when}{why}")
+
+
+def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    lines = [method, target.start]
+    for name, value in headers.items():
+        lines += (name, ": ", value, "\r\n")
+    text = "".join(lines)
+    if text.count("\n") != len(headers) + 3 or text.count("\r") != len(headers) + 3:
+        raise SettingsError("a header of the request has a line break in its name or value")
+    if body is None:
+        return f"{text}\r\n".encode("latin-1")
+    return f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body
+
+
+def _trust() -> ssl.SSLContext:
+    """Trust what SSL_CERT_FILE or SSL_CERT_DIR says, else the authorities that certifi knows."""
+    import certifi
+
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,1 @@
+"""One module per wire format: `tanuki_async.providers.openai`, `.together`, `.anyscale`; import the one you use."""

@@ -1,0 +1,108 @@
+"""Writes requests in OpenAI's manner as bytes; what stays the same from call to call is encoded once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from json.encoder import encode_basestring, encode_basestring_ascii
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from tanuki_async._records import Head, JsonValue, Model, Request
+from tanuki_async.providers._abilities import Abilities
+
+_ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
+
+
+@dataclass(slots=True)
+class _Encoded:
+    """The beginning and end of all bodies with one head, for one model with certain abilities."""
+
+    model: Model
+    abilities: Abilities
+    begin: bytes
+    end: bytes
+
+
+class Bodies:
+    """Makes the bodies of chat requests. Keeps the encoded head for as long as the head lives."""
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Head, dict[str, _Encoded]] = WeakKeyDictionary()
+
+    def encode(self, request: Request, abilities: Abilities) -> bytes:
+        """Write one request. The same request and abilities give the same bytes."""
+        head, model = request.head, request.model
+        by_model = self._kept.get(head)
+        if by_model is None:
+            by_model = self._kept[head] = {}
+        kept = by_model.get(model.name)
+        if kept is None or kept.model is not model or kept.abilities is not abilities:
+            end = encode_end(head, model, abilities, head.params.max_new_tokens)
+            kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
+        parts = [kept.begin]
+        for turn in request.turns:
+            parts += (_ROLES[turn.role], quote(turn.text), b"}")
+        if request.max_tokens is None:
+            parts.append(kept.end)
+        else:
+            parts.append(encode_end(head, model, abilities, request.max_tokens))
+        return b"".join(parts)
+
+
+def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
+    """Everything before the first turn: the model, the instructions, the examples."""
+    parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
+    parts += (quote(head.system), b"}")
+    for turn in head.examples:
+        parts += (_ROLES[turn.role], quote(turn.text), b"}")
+    return b"".join(parts)
+
+
+def encode_end(head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
+    """Everything after the last turn: what was asked of the sampler, and the form of the answer."""
+    params = head.params
+    fields: dict[str, Any] = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "seed": params.seed,
+        "stop": list(params.stop) if params.stop else None,
+        "frequency_penalty": params.frequency_penalty,
+        "presence_penalty": params.presence_penalty,
+        "reasoning_effort": model.reasoning_effort,
+        "response_format": _response_format(head, abilities),
+    }
+    if abilities.token_field:
+        fields[abilities.token_field] = max_tokens
+    sent = {name: value for name, value in fields.items() if value is not None and name not in abilities.dropped}
+    if not sent:
+        return b"]}"
+    return b"]," + json.dumps(sent, separators=(",", ":"), ensure_ascii=True).encode("ascii")[1:]
+
+
+def _response_format(head: Head, abilities: Abilities) -> JsonValue:
+    answer = head.answer
+    if abilities.structured == "none":
+        return None
+    if abilities.structured == "json_object" or not answer.strict:
+        return {"type": "json_object"}
+    from tanuki_async._codec.schema import dialect
+
+    schema = dialect(answer.schema, abilities.dialect)
+    return {"type": "json_schema", "json_schema": {"name": answer.name, "strict": True, "schema": schema}}
+
+
+def encode_embedding(model: Model, texts: list[str], encoding: str | None) -> bytes:
+    """Write a request for vectors."""
+    fields: dict[str, Any] = {"model": model.name, "input": texts}
+    if encoding:
+        fields["encoding_format"] = encoding
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def quote(text: str) -> bytes:
+    """Write a text as a JSON string, as UTF-8 where that is possible."""
+    try:
+        return encode_basestring(text).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair has no UTF-8, but JSON can escape it
+        return encode_basestring_ascii(text).encode("ascii")
