@@ -1,0 +1,250 @@
+"""The JSON schema that an answer is asked to fit, and the way from its text to a Python value and back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import mmh3
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from tanuki_async._codec.limits import within_limits
+from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, in_words
+from tanuki_async._codec.shapes import VALUE, Shape
+from tanuki_async._codec.strict import InexpressibleError, strict
+from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue
+
+Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+
+_NAME = 64
+_START = '{"value":'
+_ENVELOPE = re.compile(r'\s*\{\s*"value"\s*:(.*)\}\s*', re.DOTALL)
+_CONSTANT = re.compile(r"NaN|Infinity")
+_NOISE = frozenset({"title", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator", OPEN})
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Wire:
+    """How values of one type travel: a schema, and text that fits it.
+
+    Natural JSON is what pydantic writes for a value, and what records hold. Wire JSON is what a model answers: the
+    natural form inside `{"value": …}` where its root is no object, and reshaped where a strict schema could not say it.
+    """
+
+    answer: AnswerSchema
+    adapter: TypeAdapter[Any]
+    prose: bool = False  # any text at all is a value of this type
+    enveloped: bool = False
+    shape: Shape | None = None  # None: natural and wire form are the same
+    reshapes: bool = False  # the forms differ in more than nulls that stand for defaults
+    unordered: bool = False  # there are sets in it
+    lazy: bool = False  # a value may be a generator, which writing it down would use up
+    by_alias: bool = True  # keys are aliases, or else names
+    by_name: bool = False
+
+    def encode(self, output: JsonValue) -> str:
+        """Write natural JSON as the text that a model would answer."""
+        value: Any = self.shape.encode(output) if self.shape else output
+        return to_json({VALUE: value} if self.enveloped else value).decode()
+
+    def decode(self, text: str) -> Any:
+        """Return the validated value of wire JSON, or of natural JSON.
+
+        Raises a ValueError (pydantic's ValidationError is one) where `text` is neither.
+        """
+        if self.reshapes:
+            return self._reshaped(text)
+        try:
+            return self.load(self._inner(text))
+        except ValidationError:
+            return self._reshaped(text)
+
+    def read(self, text: str) -> tuple[Any, bytes]:
+        """Return the value of wire or natural JSON, and its natural JSON for the record. Raises as `decode` does."""
+        if _CONSTANT.search(text):
+            from_json(text, allow_inf_nan=False)  # a record could not hold them
+        value = self.decode(text)
+        try:
+            output = self.dump(value)
+        except PydanticSerializationError as error:
+            if self.lazy:
+                raise ValueError(str(error)) from error
+            output = to_json(self._natural(text))
+        if output == b"null" and value is not None and isinstance(value, float):
+            raise ValueError("not a finite number")
+        return (self.decode(text) if self.lazy else value), output
+
+    def load(self, natural: str | bytes) -> Any:
+        """Return the validated value of natural JSON, as a record holds it."""
+        if self.by_name:
+            return self.adapter.validate_json(natural, by_alias=True, by_name=True)
+        return self.adapter.validate_json(natural)
+
+    def dump(self, value: Any) -> bytes:
+        """Write a value as natural JSON that `load` reads back. Sets are put in a fixed order."""
+        output = self.adapter.dump_json(value, by_alias=self.by_alias, round_trip=True, warnings="none")
+        if self.unordered and self.shape:
+            return to_json(self.shape.decode(self.shape.encode(from_json(output))))
+        return output
+
+    def _inner(self, text: str) -> str:
+        """Take what looks like an envelope off; if it was none, what is left is no JSON."""
+        if not self.enveloped:
+            return text
+        if text.startswith(_START) and text.endswith("}"):
+            return text[len(_START) : -1]
+        found = _ENVELOPE.fullmatch(text)
+        return found[1] if found else text
+
+    def _reshaped(self, text: str) -> Any:
+        value = from_json(text, allow_inf_nan=False)
+        if not self._is_enveloped(value):
+            return self.load(to_json(self._unshaped(value)))
+        try:
+            return self.load(to_json(self._unshaped(value[VALUE])))
+        except ValidationError as inner:
+            try:  # a dict of the user's may have this one key, too
+                return self.load(to_json(self._unshaped(value)))
+            except ValidationError:
+                raise inner from None
+
+    def _natural(self, text: str) -> Any:
+        value = from_json(text, allow_inf_nan=False)
+        return self._unshaped(value[VALUE] if self._is_enveloped(value) else value)
+
+    def _is_enveloped(self, value: Any) -> bool:
+        return self.enveloped and isinstance(value, dict) and cast("dict[str, Any]", value).keys() == {VALUE}
+
+    def _unshaped(self, value: Any) -> Any:
+        try:
+            return self.shape.decode(value) if self.shape else value
+        except RecursionError as error:
+            raise ValueError("the answer is nested too deeply") from error
+
+
+def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
+    """Make the wire of a type; `name` is the function's, from which the schema's name is made. Costly: do it once."""
+    fields = list(_fields(adapter.core_schema))
+    aliased = any(field.get("validation_alias") or field.get("serialization_alias") for field in fields)
+    by_alias = all(field.get("validation_alias") == field.get("serialization_alias") for field in fields)
+    natural = _natural_schema(adapter, by_alias=by_alias)
+    wired, shape, reshapes = _expressed(natural)
+    schema, enveloped = _rooted(wired or natural)
+    return Wire(
+        answer=AnswerSchema(name=_legal(name), schema=schema, strict=wired is not None),
+        adapter=adapter,
+        prose=_takes_prose(natural),
+        enveloped=enveloped,
+        shape=shape,
+        reshapes=reshapes,
+        unordered="uniqueItems" in str(natural),
+        lazy=any(part.get("type") == "generator" for part in _parts(adapter.core_schema)),
+        by_alias=by_alias,
+        by_name=aliased,
+    )
+
+
+def dialect(schema: JsonSchema, which: Dialect) -> JsonSchema:
+    """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer."""
+    if which != "openai_strict_ft":
+        return schema
+    return cast(JsonSchema, _without_constraints(schema))
+
+
+def _without_constraints(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_constraints(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    part = cast(Schema, schema)
+    spoken = ("pattern", "format", *BOUNDS, *COUNTS)
+    text = " ".join(filter(None, [part.get("description", ""), *in_words(part, spoken)]))
+    kept: Schema = {"description": text} if text else {}
+    for key, value in part.items():
+        if key in {"properties", "$defs"}:
+            kept[key] = {name: _without_constraints(each) for name, each in value.items()}
+        elif key in {"anyOf", "items"}:
+            kept[key] = _without_constraints(value)
+        elif key not in spoken and key != "description":
+            kept[key] = value
+    return kept
+
+
+def _expressed(natural: Schema) -> tuple[Schema | None, Shape | None, bool]:
+    try:
+        schema, shape, reshapes = strict(natural)
+    except (InexpressibleError, RecursionError):
+        return None, None, False
+    rooted, _ = _rooted(schema)
+    return (schema, shape, reshapes) if within_limits(rooted) else (None, None, False)
+
+
+def _natural_schema(adapter: TypeAdapter[Any], *, by_alias: bool) -> Schema:
+    try:
+        return adapter.json_schema(by_alias=by_alias, schema_generator=Natural)
+    except PydanticInvalidForJsonSchema:
+        return {}  # a type of the user's that has no schema: pydantic still checks the answer
+
+
+def _rooted(schema: Schema) -> tuple[JsonSchema, bool]:
+    """Make the root an object: the schema itself, or an envelope around it."""
+    defs = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+    body = {key: value for key, value in schema.items() if key != "$defs"}
+    if "$ref" in body:
+        body = {**schema["$defs"][body["$ref"].rpartition("/")[2]]}
+    if body.get("type") == "object" and "anyOf" not in body:
+        return cast(JsonSchema, _quiet({**body, **defs})), False
+    envelope = {"type": "object", "properties": {VALUE: body}, "required": [VALUE], "additionalProperties": False}
+    return cast(JsonSchema, _quiet({**envelope, **defs})), True
+
+
+def _quiet(schema: Any) -> Any:
+    """Leave out what neither a server nor a model needs to know."""
+    if isinstance(schema, list):
+        return [_quiet(each) for each in cast("list[Any]", schema)]
+    if not isinstance(schema, dict):
+        return schema
+    kept: Schema = {}
+    for key, value in cast(Schema, schema).items():
+        if key in {"properties", "$defs", "patternProperties"}:
+            kept[key] = {name: _quiet(each) for name, each in value.items()}
+        elif key not in _NOISE:
+            kept[key] = value if key in {"enum", "const"} else _quiet(value)
+    return kept
+
+
+def _takes_prose(natural: Schema) -> bool:
+    branches: list[Schema] = natural.get("anyOf", [natural])
+    return any(
+        branch.get("type") == "string" and not branch.keys() & {"enum", "const", "format"} for branch in branches
+    )
+
+
+def _legal(name: str) -> str:
+    """Make a schema name: letters, digits, _ and -, at most 64; what was changed is told apart by a hash."""
+    legal = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    if legal == name and 0 < len(name) <= _NAME:
+        return name
+    return f"{legal[: _NAME - 9]}_{mmh3.hash(name, signed=False):08x}"
+
+
+def _parts(core: Any) -> list[dict[str, Any]]:
+    """List every dict in a core schema, whatever it is for."""
+    found: list[dict[str, Any]] = []
+    todo: list[Any] = [core]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, dict):
+            found.append(cast("dict[str, Any]", part))
+            todo += [value for key, value in found[-1].items() if key not in {"metadata", "default"}]
+        elif isinstance(part, list | tuple):
+            todo += cast("list[Any]", part)
+    return found
+
+
+def _fields(core: Any) -> list[dict[str, Any]]:
+    kinds = {"model-field", "dataclass-field", "typed-dict-field"}
+    return [part for part in _parts(core) if part.get("type") in kinds]

@@ -1,0 +1,370 @@
+"""From pydantic's JSON schema to the subset that strict structured outputs take, with the shape that reads it back."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from tanuki_async._codec import shapes
+from tanuki_async._codec.natural import BOUNDS, COUNTS, FORMATS, OPEN, Schema, in_words
+from tanuki_async._codec.shapes import KEY, VALUE, Array, Branch, Entries, Field, Object, Places, Ref, Scalar, Shape
+
+SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
+PREFIX = "#/$defs/"
+_SILENT = frozenset({"$ref", "$defs", "default", "title", "examples", "deprecated", "readOnly", "writeOnly"})
+INLINED = 500  # references with siblings that are copied out; beyond, the siblings are given up
+_LOOKS_AROUND = re.compile(r"\(\?[=!<]|\\[1-9]|\(\?P=")  # what constrained decoding cannot follow
+
+
+class InexpressibleError(ValueError):
+    """The strict subset has no words for this type."""
+
+
+def strict(natural: Schema) -> tuple[Schema, Shape, bool]:
+    """Return the strict schema, the shape between the two forms, and whether that shape changes anything.
+
+    The root may be of any type. Raises InexpressibleError where the strict subset cannot say it.
+    """
+    builder = _Builder(natural)
+    schema, shape = builder.build(natural)
+    schema = builder.inlined(schema)
+    if builder.made:
+        schema = {**schema, "$defs": builder.made}
+    return schema, shape, builder.reshapes(natural) or builder.labelled
+
+
+class _Builder:
+    def __init__(self, root: Schema) -> None:
+        self.made: dict[str, Schema] = {}
+        self.labelled = False
+        self._natural = cast("dict[str, Schema]", root.get("$defs", {}))
+        self._refs: dict[str, Ref] = {}
+        self._inlining: list[str] = []
+        self._budget = INLINED
+
+    def build(self, schema: Any) -> tuple[Schema, Shape]:
+        if not isinstance(schema, dict):
+            raise InexpressibleError("a value of any type")
+        schema = cast(Schema, schema)
+        if "$ref" in schema:
+            return self._reference(schema)
+        schema = self._merged(schema)
+        if "anyOf" in schema or "oneOf" in schema:
+            return self._union(schema)
+        if "enum" in schema or "const" in schema:
+            return _options(schema)
+        match schema.get("type"):
+            case "object":
+                return self._object(schema)
+            case "array":
+                return self._array(schema)
+            case str() as name if name in SCALARS:
+                return _scalar(schema, name)
+            case list() as names:
+                return self._union({**_described(schema), "anyOf": [{**schema, "type": name} for name in names]})
+            case _:
+                raise InexpressibleError("a value of any type")
+
+    # References
+
+    def inlined(self, schema: Schema) -> Schema:
+        """Replace a reference by its target: the root must not be one."""
+        while "$ref" in schema:
+            schema = self.made[_name(schema)]
+        return schema
+
+    def _reference(self, schema: Schema) -> tuple[Schema, Shape]:
+        name = _name(schema)
+        told = {
+            key: value for key, value in schema.items() if key not in {"$ref", "$defs", "default", "title", "examples"}
+        }
+        if told and name not in self._inlining and self._budget > 0:
+            self._budget -= 1
+            self._inlining.append(name)
+            try:
+                return self.build({**self._target(name), **told})
+            finally:
+                self._inlining.pop()
+        if name not in self._refs:
+            ref = self._refs[name] = Ref()
+            self.made[name] = {}  # keeps the order of first use
+            self.made[name], ref.target = self.build(self._target(name))
+        return {"$ref": PREFIX + name}, self._refs[name]
+
+    def _target(self, name: str) -> Schema:
+        if name not in self._natural:
+            raise InexpressibleError(f"a reference to {name!r}, which is not there")
+        return self._natural[name]
+
+    def _merged(self, schema: Schema) -> Schema:
+        """Fold `allOf` into its parent: one of any kind, or several plain objects."""
+        if "allOf" not in schema:
+            return schema
+        rest = {key: value for key, value in schema.items() if key != "allOf"}
+        parts = [self._merged(self._resolved(part)) for part in schema["allOf"]]
+        if len(parts) == 1:
+            return {**parts[0], **rest}
+        merged: Schema = {"type": "object", "properties": {}, "required": []}
+        for part in [*parts, rest]:
+            if part.get("type", "object") != "object" or "anyOf" in part or "enum" in part:
+                raise InexpressibleError("several types at once")
+            merged["properties"].update(part.get("properties", {}))
+            merged["required"] += part.get("required", [])
+            merged |= {key: value for key, value in part.items() if key not in {"properties", "required"}}
+        return merged
+
+    def _resolved(self, schema: Any) -> Schema:
+        seen: set[str] = set()
+        while isinstance(schema, dict) and "$ref" in schema:
+            name = _name(cast(Schema, schema))
+            if name in seen:
+                raise InexpressibleError("a type that is only itself")
+            seen.add(name)
+            siblings = {key: value for key, value in cast(Schema, schema).items() if key not in {"$ref", "$defs"}}
+            schema = {**self._target(name), **siblings}
+        return cast(Schema, schema) if isinstance(schema, dict) else {}
+
+    # Structures
+
+    def _object(self, schema: Schema) -> tuple[Schema, Shape]:
+        extra, properties = schema.get("additionalProperties"), schema.get("properties")
+        if _is_map(schema):
+            return self._entries(schema)
+        if isinstance(extra, dict) or properties is None or (extra is True and not properties):
+            raise InexpressibleError("an object with any keys")
+        required = schema.get("required", [])
+        made: Schema = {}
+        fields: dict[str, Field] = {}
+        for name, each in properties.items():
+            made[name], fields[name] = self._property(each, name in required, bool(schema.get(OPEN)))
+        return {**_described(schema), **_closed(made)}, Object(fields)
+
+    def _property(self, schema: Schema, required: bool, open_: bool) -> tuple[Schema, Field]:
+        made, shape = self.build(schema)
+        if required:
+            return made, Field(shape)
+        default = self._resolved(schema).get("default")
+        if "null" not in self.kinds(schema):
+            return _or_null(made), Field(shape, required=False, droppable=True, default=default)
+        if open_:
+            return _or_null(_closed({VALUE: made})), Field(shape, required=False, maybe=True)
+        return made, Field(shape, required=False, default=default)
+
+    def _entries(self, schema: Schema) -> tuple[Schema, Shape]:
+        values, patterns = schema.get("additionalProperties"), schema.get("patternProperties")
+        if patterns:
+            if len(patterns) > 1 or isinstance(values, dict):
+                raise InexpressibleError("keys of several patterns")
+            (pattern, values), *_ = patterns.items()
+            schema = {**schema, "propertyNames": {**schema.get("propertyNames", {}), "pattern": pattern}}
+        made, shape = self.build(values)
+        entry = _closed({KEY: self._key(schema.get("propertyNames", {})), VALUE: made})
+        counts = {"minItems": schema.get("minProperties"), "maxItems": schema.get("maxProperties")}
+        bounds = {key: value for key, value in counts.items() if value is not None}
+        return {**_described(schema), "type": "array", "items": entry, **bounds}, Entries(shape)
+
+    def _key(self, names: Any) -> Schema:
+        names = self._resolved(names)
+        if names.get("type") == "integer" and "enum" not in names:
+            return {"type": "string", "pattern": "^-?[0-9]+$"}
+        if options := names.get("enum", [names["const"]] if "const" in names else None):
+            return {"type": "string", "enum": [each if isinstance(each, str) else json.dumps(each) for each in options]}
+        return _scalar(names, "string")[0]
+
+    def _array(self, schema: Schema) -> tuple[Schema, Shape]:
+        if "prefixItems" in schema:
+            return self._places(schema)
+        item, shape = self.build(schema.get("items"))
+        counts = {key: schema[key] for key in COUNTS if key in schema}
+        return {**_described(schema), "type": "array", "items": item, **counts}, Array(
+            shape, unordered=bool(schema.get("uniqueItems"))
+        )
+
+    def _places(self, schema: Schema) -> tuple[Schema, Shape]:
+        places: list[Schema] = schema["prefixItems"]
+        if isinstance(schema.get("items"), dict):
+            raise InexpressibleError("a tuple with a variable end")
+        needed = schema.get("minItems", 0)
+        made: Schema = {}
+        items: list[Field] = []
+        for number, place in enumerate(places):
+            each, shape = self.build(place)
+            if "title" in place and "$ref" not in each:
+                each = {"description": place["title"].lower(), **each}
+            absent = number >= needed and "null" not in self.kinds(place)
+            made[f"item_{number}"] = _or_null(each) if absent else each
+            items.append(Field(shape, required=number < needed, droppable=absent))
+        return {**_described(schema), **_closed(made)}, Places(tuple(items), needed)
+
+    def _union(self, schema: Schema) -> tuple[Schema, Shape]:
+        branches = list(self._branches(schema))
+        changing = any(self.reshapes(branch) for branch in branches)
+        made: list[Schema] = []
+        shapes: list[Branch] = []
+        for number, branch in enumerate(branches):
+            each, shape = self.build(branch)
+            label = None
+            if changing and self._confusable(number, branches):
+                label, self.labelled = f"option_{number}", True
+                each = _closed({label: each})
+            made.append(each)
+            shapes.append(Branch(shape, label))
+        if len(made) == 1 and "$ref" not in made[0]:
+            return {**made[0], **_described(schema)}, shapes[0]
+        return {**_described(schema), "anyOf": made}, shapes.Union(tuple(shapes))
+
+    def _branches(self, schema: Schema) -> Iterable[Schema]:
+        for branch in schema.get("anyOf") or schema.get("oneOf") or []:
+            if isinstance(branch, dict) and ("anyOf" in branch or "oneOf" in branch) and "$ref" not in branch:
+                yield from self._branches(cast(Schema, branch))
+            else:
+                yield branch
+
+    # Questions about natural schemas
+
+    def reshapes(self, schema: Any, seen: frozenset[str] = frozenset()) -> bool:
+        """Tell whether the wire form of this type, or of anything in it, differs from the natural one."""
+        if not isinstance(schema, dict):
+            return False
+        schema = cast(Schema, schema)
+        if "$ref" in schema:
+            name = _name(schema)
+            return name not in seen and self.reshapes(self._target(name), seen | {name})
+        if "prefixItems" in schema or _is_map(schema):
+            return True
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        if schema.get(OPEN) and len(schema.get("required", [])) < len(properties):
+            return True
+        inner = [*properties.values(), schema.get("items")]
+        for word in ("anyOf", "oneOf", "allOf"):
+            inner += schema.get(word, [])
+        return any(self.reshapes(each, seen) for each in inner)
+
+    def kinds(self, schema: Any, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Return the JSON types that this type has on the wire."""
+        if isinstance(schema, dict) and "$ref" in schema:
+            name = _name(cast(Schema, schema))
+            return frozenset() if name in seen else self.kinds(self._target(name), seen | {name})
+        schema = self._merged(cast(Schema, schema)) if isinstance(schema, dict) else {}
+        if "anyOf" in schema or "oneOf" in schema:
+            return frozenset().union(*(self.kinds(branch, seen) for branch in self._branches(schema)))
+        if "enum" in schema or "const" in schema:
+            return frozenset(map(shapes.kind, schema.get("enum", [schema.get("const")])))
+        if _is_map(schema):
+            return frozenset({"array"})
+        if "prefixItems" in schema:
+            return frozenset({"object"})
+        names: Any = schema.get("type", [])
+        return frozenset([names] if isinstance(names, str) else names)
+
+    def _confusable(self, number: int, branches: list[Schema]) -> bool:
+        """Tell whether this branch changes on the wire and could there be taken for another."""
+        one = branches[number]
+        return self._changes(one) and any(
+            not self._distinct(one, other) for place, other in enumerate(branches) if place != number
+        )
+
+    def _changes(self, schema: Schema) -> bool:
+        resolved = self._resolved(schema)
+        return self.reshapes(schema) or len(resolved.get("required", [])) < len(resolved.get("properties", {}))
+
+    def _distinct(self, one: Schema, other: Schema) -> bool:
+        if not _overlap(self.kinds(one), self.kinds(other)):
+            return True
+        first, second = self._keys(one), self._keys(other)
+        if first is None or second is None:
+            return False
+        return first.keys() != second.keys() or any(self._apart(first[key], second[key]) for key in first)
+
+    def _apart(self, one: Schema, other: Schema) -> bool:
+        if not _overlap(self.kinds(one), self.kinds(other)):
+            return True
+        first, second = self._resolved(one), self._resolved(other)
+        options = [each.get("enum", [each["const"]] if "const" in each else None) for each in (first, second)]
+        return None not in options and not any(value in options[1] for value in options[0])
+
+    def _keys(self, schema: Schema) -> dict[str, Schema] | None:
+        """Return the keys of an object on the wire, or None for what is no single object."""
+        resolved = self._merged(self._resolved(schema))
+        if "prefixItems" in resolved:
+            return {f"item_{number}": place for number, place in enumerate(resolved["prefixItems"])}
+        return None if _is_map(resolved) else resolved.get("properties")
+
+
+def _overlap(one: frozenset[str], other: frozenset[str]) -> bool:
+    number = {"integer", "number"}
+    return bool(one & other) or bool(one & number and other & number)
+
+
+def _name(schema: Schema) -> str:
+    ref: str = schema["$ref"]
+    if not ref.startswith(PREFIX):
+        raise InexpressibleError(f"a reference to {ref!r}")
+    return ref.removeprefix(PREFIX)
+
+
+def _is_map(schema: Schema) -> bool:
+    extra = schema.get("additionalProperties")
+    return not schema.get("properties") and (isinstance(extra, dict) or bool(schema.get("patternProperties")))
+
+
+def _closed(properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _or_null(schema: Schema) -> Schema:
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    told = _described(schema)
+    rest = {key: value for key, value in schema.items() if key not in told}
+    return {**told, "anyOf": [rest, {"type": "null"}]}
+
+
+def _described(schema: Schema, words: Iterable[str] = ()) -> Schema:
+    text = " ".join(part for part in (schema.get("description", ""), *words) if part)
+    return {"description": text} if text else {}
+
+
+def _scalar(schema: Schema, name: str) -> tuple[Schema, Shape]:
+    made: Schema = {"type": name}
+    spoken: list[str] = []
+    if name == "string":
+        pattern = schema.get("pattern")
+        if isinstance(pattern, str):
+            (spoken.append("pattern") if _LOOKS_AROUND.search(pattern) else made.update(pattern=pattern))
+        if "format" in schema:
+            (made.update(format=schema["format"]) if schema["format"] in FORMATS else spoken.append("format"))
+        spoken += ["minLength", "maxLength"]
+    elif name in {"number", "integer"}:
+        made |= {key: schema[key] for key in BOUNDS if _is_finite(schema.get(key))}
+    return {**_described(schema, in_words(schema, spoken)), **made}, Scalar(frozenset({name}))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _options(schema: Schema) -> tuple[Schema, Shape]:
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    groups: dict[str, list[Any]] = {}
+    for value in values:
+        groups.setdefault(shapes.kind(value), []).append(value)
+    if not groups or groups.keys() & {"array", "object"} or not all(map(_is_json, values)):
+        raise InexpressibleError("a choice between structures")
+    shape = Scalar(frozenset(groups), tuple(values))
+    made = [{"type": name} if name == "null" else {"type": name, "enum": each} for name, each in groups.items()]
+    if len(made) == 1:
+        return {**_described(schema), **made[0]}, shape
+    return {**_described(schema), "anyOf": made}, shape
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
