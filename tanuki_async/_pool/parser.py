@@ -58,11 +58,11 @@ class Answer:
                     raise MalformedError(f"it begins with {clip(repr(raw), 60)}")
                 self._raw = raw
                 return False
-            self._read_head(raw[:end])
+            status = self._read_head(raw[:end])
             raw = raw[end + 4 :]
-            if self.status != 100 and not 102 <= self.status <= 199:
-                break
-            self.status = 0  # a note in advance; the answer follows
+            if status == 101 or not 100 <= status <= 199:
+                break  # the others are notes in advance; the answer follows
+        self.status = status
         self._raw = b""
         self._frame()
         return self._feed_body(raw)
@@ -75,7 +75,7 @@ class Answer:
             body = decompress(body, coding)
         return Reply(status=self.status, headers=self.headers, body=body)
 
-    def _read_head(self, head: bytes) -> None:
+    def _read_head(self, head: bytes) -> int:
         first, *lines = head.decode("latin-1").split("\r\n")
         version, _, rest = first.partition(" ")
         code = rest[:3]
@@ -88,9 +88,10 @@ class Answer:
                 raise MalformedError(f"it has the header line {clip(line, 60)!r}")
             name, value = name.lower(), value.strip(" \t")
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        self.status, self.headers = int(code), headers
+        self.headers = headers
         connection = headers.get("connection", "").lower()
         self.reusable = "close" not in connection and (version == "HTTP/1.1" or "keep-alive" in connection)
+        return int(code)
 
     def _frame(self) -> None:
         """Find out how the end of the body will be known."""

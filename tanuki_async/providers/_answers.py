@@ -40,8 +40,13 @@ class _ToolCall(TypedDict, total=False):
     function: _Function
 
 
+class _Part(TypedDict, total=False):
+    text: str | None
+    refusal: str | None
+
+
 class _Message(TypedDict, total=False):
-    content: str | list[Any] | None
+    content: str | list[_Part | str] | None
     refusal: str | None
     tool_calls: list[_ToolCall] | None
     reasoning_content: str | None
@@ -89,10 +94,10 @@ def completion_from(reply: Reply, *, provider: str, model: str) -> Completion:
         envelope = _loosely(reply.body)
     choices = envelope.get("choices")
     request_id = reply.headers.get("x-request-id")
-    if not choices or "message" not in choices[0]:
+    choice: _Choice = choices[0] if choices else {}
+    message, finish = choice.get("message"), choice.get("finish_reason")
+    if message is None:
         raise _no_answer(reply, bool(envelope.get("error")), provider, model)
-    choice = choices[0]
-    message, finish = choice["message"], choice.get("finish_reason")
     content = message.get("content")
     refusal = message.get("refusal")
     if isinstance(content, list):
@@ -146,16 +151,16 @@ def _usage(usage: _Usage | None) -> Usage:
     )
 
 
-def _join(parts: list[Any]) -> tuple[str, str]:
+def _join(parts: list[_Part | str]) -> tuple[str, str]:
     """The text and the refusal that a list of content parts holds."""
     texts: list[str] = []
     refusals: list[str] = []
     for part in parts:
         if isinstance(part, str):
             texts.append(part)
-        elif isinstance(part, dict):
-            texts.append(str(part.get("text") or ""))
-            refusals.append(str(part.get("refusal") or ""))
+        else:
+            texts.append(part.get("text") or "")
+            refusals.append(part.get("refusal") or "")
     return "".join(texts), "".join(refusals)
 
 

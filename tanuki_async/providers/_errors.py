@@ -45,6 +45,8 @@ def error_from(reply: Reply, *, provider: str, model: str, secret: str = "", key
     if secret:
         message = message.replace(secret, "…")
     status = reply.status
+    if status == 200 and code and code.isdecimal() and 400 <= int(code) < 600:
+        status = int(code)  # an error in the body of a success, as relays send
     kind = _kind(status, {code, _text(facts.get("type"))})
     if kind is AuthenticationError and key_hint and status == 401:
         message = f"{message} ({key_hint})"
@@ -67,7 +69,7 @@ def _kind(status: int, words: set[str | None]) -> type[ProviderError]:
         return RateLimitedError
     if status in (401, 403):
         return AuthenticationError
-    if status >= 500 or status in (200, 408, 409):  # 200: an error in the body of a success
+    if status >= 500 or status in (200, 408, 409):
         return ProviderUnavailableError
     return RequestRejectedError
 
@@ -78,13 +80,15 @@ def _facts(body: bytes) -> Mapping[str, Any]:
         value: Any = from_json(body)
     except ValueError:
         return {}
-    if isinstance(value, list) and value:
-        value = value[0]
+    if isinstance(value, list):
+        items: list[Any] = value
+        value = items[0] if items else None
     if isinstance(value, dict):
-        inner = value.get("error", value.get("detail", value))
-        value = value if inner is None else inner
+        outer: dict[str, Any] = value
+        value = outer.get("error") or outer.get("detail") or outer
     if isinstance(value, dict):
-        return value
+        inner: dict[str, Any] = value
+        return inner
     return {"message": value} if isinstance(value, str) else {}
 
 

@@ -80,15 +80,16 @@ class OpenAICompatible(Provider):
         """Ask once; a parameter that the server does not know is given up, for good, and the question repeated."""
         url, headers = self._url("/chat/completions"), self._headers or self._make_headers()
         model = request.model
-        for _ in range(_MOST_CONCESSIONS):
+        concessions = 0
+        while True:
             abilities = self._abilities(model)
             reply = await self._send(http, url, headers, self._bodies.encode(request, abilities), model)
             if reply.status == 200:
                 return completion_from(reply, provider=self.name, model=model.name)
             error = self._error(reply, model)
-            if not (isinstance(error, RequestRejectedError) and self._learn(model, abilities, error)):
+            concessions += 1
+            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error):
                 raise error
-        raise error
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order. All texts travel in one request."""
@@ -113,8 +114,10 @@ class OpenAICompatible(Provider):
             known = self._learned[model.name] = (model, self._assume(model))
         return known[1]
 
-    def _learn(self, model: Model, sent: Abilities, error: RequestRejectedError) -> bool:
-        """Give way to the server's complaint; True if it makes sense to ask again."""
+    def _learn(self, model: Model, sent: Abilities, error: ProviderError) -> bool:
+        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again."""
+        if not isinstance(error, RequestRejectedError):
+            return False
         if self._abilities(model) is not sent:
             return True  # another call learned meanwhile; see whether that was it
         concession = sent.without(error)
