@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+from tanuki_async._codec.shapes import is_object
 from tanuki_async._records import JsonSchema
 
 PROPERTIES = 5_000
@@ -32,33 +33,31 @@ def within_limits(schema: JsonSchema) -> bool:
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
     """Walk every subschema as it is written, definitions included."""
-    if not isinstance(schema, dict):
+    if not is_object(schema):
         return
-    part = cast("dict[str, Any]", schema)
-    yield part
+    yield schema
     for word in ("properties", "$defs"):
-        for each in part.get(word, {}).values():
+        for each in schema.get(word, {}).values():
             yield from _parts(each)
-    for each in (*part.get("anyOf", []), part.get("items")):
+    for each in (*schema.get("anyOf", []), schema.get("items")):
         yield from _parts(each)
 
 
 def depth(schema: JsonSchema) -> int:
     """Count the levels of objects; a type inside itself counts once."""
     defs: dict[str, Any] = cast("dict[str, Any]", schema.get("$defs", {}))
-    known: dict[str, int] = {}
+    known: dict[Any, int] = {}
 
     def measure(part: Any) -> int:
-        if not isinstance(part, dict):
+        if not is_object(part):
             return 0
-        part = cast("dict[str, Any]", part)
         if "$ref" in part:
             name: str = part["$ref"].rpartition("/")[2]
             if name not in known:
                 known[name] = 0
                 known[name] = measure(defs.get(name))
             return known[name]
-        inner = [*part.get("properties", {}).values(), *part.get("anyOf", []), part.get("items")]
+        inner: list[Any] = [*part.get("properties", {}).values(), *part.get("anyOf", []), part.get("items")]
         return max(map(measure, inner), default=0) + (part.get("type") == "object")
 
     return measure(schema)

@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from tanuki_async._codec.limits import within_limits
 from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, in_words
-from tanuki_async._codec.shapes import VALUE, Shape
+from tanuki_async._codec.shapes import VALUE, Shape, is_array, is_object
 from tanuki_async._codec.strict import InexpressibleError, strict
 from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue
 
@@ -116,7 +116,7 @@ class Wire:
         return self._unshaped(value[VALUE] if self._is_enveloped(value) else value)
 
     def _is_enveloped(self, value: Any) -> bool:
-        return self.enveloped and isinstance(value, dict) and cast("dict[str, Any]", value).keys() == {VALUE}
+        return self.enveloped and is_object(value) and value.keys() == {VALUE}
 
     def _unshaped(self, value: Any) -> Any:
         try:
@@ -155,15 +155,14 @@ def dialect(schema: JsonSchema, which: Dialect) -> JsonSchema:
 
 
 def _without_constraints(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_constraints(each) for each in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
+    if is_array(schema):
+        return [_without_constraints(each) for each in schema]
+    if not is_object(schema):
         return schema
-    part = cast(Schema, schema)
     spoken = ("pattern", "format", *BOUNDS, *COUNTS)
-    text = " ".join(filter(None, [part.get("description", ""), *in_words(part, spoken)]))
+    text = " ".join(filter(None, [schema.get("description", ""), *in_words(schema, spoken)]))
     kept: Schema = {"description": text} if text else {}
-    for key, value in part.items():
+    for key, value in schema.items():
         if key in {"properties", "$defs"}:
             kept[key] = {name: _without_constraints(each) for name, each in value.items()}
         elif key in {"anyOf", "items"}:
@@ -203,12 +202,12 @@ def _rooted(schema: Schema) -> tuple[JsonSchema, bool]:
 
 def _quiet(schema: Any) -> Any:
     """Leave out what neither a server nor a model needs to know."""
-    if isinstance(schema, list):
-        return [_quiet(each) for each in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
+    if is_array(schema):
+        return [_quiet(each) for each in schema]
+    if not is_object(schema):
         return schema
     kept: Schema = {}
-    for key, value in cast(Schema, schema).items():
+    for key, value in schema.items():
         if key in {"properties", "$defs", "patternProperties"}:
             kept[key] = {name: _quiet(each) for name, each in value.items()}
         elif key not in _NOISE:
@@ -237,11 +236,11 @@ def _parts(core: Any) -> list[dict[str, Any]]:
     todo: list[Any] = [core]
     while todo:
         part = todo.pop()
-        if isinstance(part, dict):
-            found.append(cast("dict[str, Any]", part))
+        if is_object(part):
+            found.append(part)
             todo += [value for key, value in found[-1].items() if key not in {"metadata", "default"}]
         elif isinstance(part, list | tuple):
-            todo += cast("list[Any]", part)
+            todo += part
     return found
 
 

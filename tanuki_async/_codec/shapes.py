@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 KEY, VALUE, REST = "key", "value", "rest"
 _MISSING: Any = object()
@@ -28,6 +28,16 @@ class Shape(Protocol):
     def wired(self, value: Any) -> bool:
         """Tell whether `value` could be this type as a strict schema has it."""
         ...
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Tell whether parsed JSON is an object."""
+    return isinstance(value, dict)
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """Tell whether parsed JSON is an array."""
+    return isinstance(value, list)
 
 
 def kind(value: Any) -> str:
@@ -85,13 +95,13 @@ class Array:
         return self._each(self.item.decode, value)
 
     def natural(self, value: Any) -> bool:
-        return isinstance(value, list) and all(map(self.item.natural, value))
+        return is_array(value) and all(map(self.item.natural, value))
 
     def wired(self, value: Any) -> bool:
-        return isinstance(value, list) and all(map(self.item.wired, value))
+        return is_array(value) and all(map(self.item.wired, value))
 
     def _each(self, step: Callable[[Any], Any], value: Any) -> Any:
-        if not isinstance(value, list):
+        if not is_array(value):
             return value
         items = [step(item) for item in value]
         return sorted(items, key=_order) if self.unordered else items
@@ -123,7 +133,7 @@ class Object:
     fields: Mapping[str, Field]
 
     def encode(self, value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not is_object(value):
             return value
         known = {name: self._encode(field, value.get(name, _MISSING)) for name, field in self.fields.items()}
         return {**known, **{name: each for name, each in value.items() if name not in known}}
@@ -134,7 +144,7 @@ class Object:
         return {VALUE: field.shape.encode(value)} if field.maybe else field.shape.encode(value)
 
     def decode(self, value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not is_object(value):
             return value
         result: dict[str, Any] = {}
         for name, each in value.items():
@@ -146,7 +156,7 @@ class Object:
         return result
 
     def natural(self, value: Any) -> bool:
-        if not isinstance(value, dict) or any(name not in self.fields for name in value):
+        if not is_object(value) or any(name not in self.fields for name in value):
             return False
         return all(
             field.shape.natural(value[name]) if name in value else not field.required
@@ -154,7 +164,7 @@ class Object:
         )
 
     def wired(self, value: Any) -> bool:
-        if not isinstance(value, dict) or value.keys() != self.fields.keys():
+        if not is_object(value) or value.keys() != self.fields.keys():
             return False
         return all(self._wired(field, value[name]) for name, field in self.fields.items())
 
@@ -167,7 +177,7 @@ class Object:
 
 
 def _unwrapped(value: Any) -> Any:
-    return value[VALUE] if isinstance(value, dict) and value.keys() == {VALUE} else value
+    return value[VALUE] if is_object(value) and value.keys() == {VALUE} else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +187,26 @@ class Entries:
     value: Shape
 
     def encode(self, value: Any) -> Any:
-        if not isinstance(value, dict):
+        if not is_object(value):
             return value
         return [{KEY: key, VALUE: self.value.encode(each)} for key, each in value.items()]
 
     def decode(self, value: Any) -> Any:
-        if isinstance(value, dict):
+        if is_object(value):
             return {key: self.value.decode(each) for key, each in value.items()}
-        if isinstance(value, list) and all(map(_is_entry, value)):
+        if is_array(value) and all(map(_is_entry, value)):
             return {_text(entry[KEY]): self.value.decode(entry[VALUE]) for entry in value}
         return value
 
     def natural(self, value: Any) -> bool:
-        return isinstance(value, dict) and all(map(self.value.natural, value.values()))
+        return is_object(value) and all(map(self.value.natural, value.values()))
 
     def wired(self, value: Any) -> bool:
-        return isinstance(value, list) and all(_is_entry(entry) and self.value.wired(entry[VALUE]) for entry in value)
+        return is_array(value) and all(_is_entry(entry) and self.value.wired(entry[VALUE]) for entry in value)
 
 
 def _is_entry(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {KEY, VALUE} and not isinstance(value[KEY], (dict, list))
+    return is_object(value) and value.keys() == {KEY, VALUE} and not isinstance(value[KEY], dict | list)
 
 
 def _text(key: Any) -> str:
@@ -211,32 +221,35 @@ class Places:
     needed: int
 
     def encode(self, value: Any) -> Any:
-        if not isinstance(value, list) or len(value) > len(self.items):
+        if not is_array(value) or len(value) > len(self.items):
             return value
-        present = {f"item_{n}": item.shape.encode(each) for n, (item, each) in enumerate(zip(self.items, value))}
+        present = {
+            f"item_{n}": item.shape.encode(each) for n, (item, each) in enumerate(zip(self.items, value, strict=False))
+        }
         return {**present, **{f"item_{n}": None for n in range(len(value), len(self.items))}}
 
     def decode(self, value: Any) -> Any:
-        if isinstance(value, dict) and self._named(value):
+        if is_object(value) and self._named(value):
             value = self._cut([value[f"item_{n}"] for n in range(len(value))])
-        if not isinstance(value, list) or len(value) > len(self.items):
+        if not is_array(value) or len(value) > len(self.items):
             return value
-        return [item.shape.decode(each) for item, each in zip(self.items, value)]
+        return [item.shape.decode(each) for item, each in zip(self.items, value, strict=False)]
 
     def natural(self, value: Any) -> bool:
-        if not isinstance(value, list) or not self.needed <= len(value) <= len(self.items):
+        if not is_array(value) or not self.needed <= len(value) <= len(self.items):
             return False
-        return all(item.shape.natural(each) for item, each in zip(self.items, value))
+        return all(item.shape.natural(each) for item, each in zip(self.items, value, strict=False))
 
     def wired(self, value: Any) -> bool:
-        if not isinstance(value, dict) or len(value) != len(self.items) or not self._named(value):
+        if not is_object(value) or len(value) != len(self.items) or not self._named(value):
             return False
         return self.natural_places([value[f"item_{n}"] for n in range(len(value))])
 
     def natural_places(self, values: list[Any]) -> bool:
         """Tell whether each value is wire JSON of its place, or null where the place may be absent."""
         return all(
-            (each is None and item.droppable) or item.shape.wired(each) for item, each in zip(self.items, values)
+            (each is None and item.droppable) or item.shape.wired(each)
+            for item, each in zip(self.items, values, strict=False)
         )
 
     def _named(self, value: dict[str, Any]) -> bool:
@@ -267,7 +280,7 @@ class Branch:
     def wired(self, value: Any) -> bool:
         if self.label is None:
             return self.shape.wired(value)
-        return isinstance(value, dict) and value.keys() == {self.label} and self.shape.wired(value[self.label])
+        return is_object(value) and value.keys() == {self.label} and self.shape.wired(value[self.label])
 
 
 @dataclass(frozen=True, slots=True)

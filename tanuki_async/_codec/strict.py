@@ -8,9 +8,23 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from tanuki_async._codec import shapes
 from tanuki_async._codec.natural import BOUNDS, COUNTS, FORMATS, OPEN, Schema, in_words
-from tanuki_async._codec.shapes import KEY, VALUE, Array, Branch, Entries, Field, Object, Places, Ref, Scalar, Shape
+from tanuki_async._codec.shapes import (
+    KEY,
+    VALUE,
+    Array,
+    Branch,
+    Entries,
+    Field,
+    Object,
+    Places,
+    Ref,
+    Scalar,
+    Shape,
+    Union,
+    is_object,
+    kind,
+)
 
 SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
 PREFIX = "#/$defs/"
@@ -46,9 +60,8 @@ class _Builder:
         self._budget = INLINED
 
     def build(self, schema: Any) -> tuple[Schema, Shape]:
-        if not isinstance(schema, dict):
+        if not is_object(schema):
             raise InexpressibleError("a value of any type")
-        schema = cast(Schema, schema)
         if "$ref" in schema:
             return self._reference(schema)
         schema = self._merged(schema)
@@ -63,8 +76,10 @@ class _Builder:
                 return self._array(schema)
             case str() as name if name in SCALARS:
                 return _scalar(schema, name)
-            case list() as names:
-                return self._union({**_described(schema), "anyOf": [{**schema, "type": name} for name in names]})
+            case list():
+                return self._union(
+                    {**_described(schema), "anyOf": [{**schema, "type": each} for each in schema["type"]]}
+                )
             case _:
                 raise InexpressibleError("a value of any type")
 
@@ -118,14 +133,14 @@ class _Builder:
 
     def _resolved(self, schema: Any) -> Schema:
         seen: set[str] = set()
-        while isinstance(schema, dict) and "$ref" in schema:
-            name = _name(cast(Schema, schema))
+        while is_object(schema) and "$ref" in schema:
+            name = _name(schema)
             if name in seen:
                 raise InexpressibleError("a type that is only itself")
             seen.add(name)
-            siblings = {key: value for key, value in cast(Schema, schema).items() if key not in {"$ref", "$defs"}}
+            siblings = {key: value for key, value in schema.items() if key not in {"$ref", "$defs"}}
             schema = {**self._target(name), **siblings}
-        return cast(Schema, schema) if isinstance(schema, dict) else {}
+        return schema if is_object(schema) else {}
 
     # Structures
 
@@ -133,7 +148,7 @@ class _Builder:
         extra, properties = schema.get("additionalProperties"), schema.get("properties")
         if _is_map(schema):
             return self._entries(schema)
-        if isinstance(extra, dict) or properties is None or (extra is True and not properties):
+        if is_object(extra) or properties is None or (extra is True and not properties):
             raise InexpressibleError("an object with any keys")
         required = schema.get("required", [])
         made: Schema = {}
@@ -156,7 +171,7 @@ class _Builder:
     def _entries(self, schema: Schema) -> tuple[Schema, Shape]:
         values, patterns = schema.get("additionalProperties"), schema.get("patternProperties")
         if patterns:
-            if len(patterns) > 1 or isinstance(values, dict):
+            if len(patterns) > 1 or is_object(values):
                 raise InexpressibleError("keys of several patterns")
             (pattern, values), *_ = patterns.items()
             schema = {**schema, "propertyNames": {**schema.get("propertyNames", {}), "pattern": pattern}}
@@ -203,7 +218,7 @@ class _Builder:
         branches = list(self._branches(schema))
         changing = any(self.reshapes(branch) for branch in branches)
         made: list[Schema] = []
-        shapes: list[Branch] = []
+        forms: list[Branch] = []
         for number, branch in enumerate(branches):
             each, shape = self.build(branch)
             label = None
@@ -211,15 +226,15 @@ class _Builder:
                 label, self.labelled = f"option_{number}", True
                 each = _closed({label: each})
             made.append(each)
-            shapes.append(Branch(shape, label))
+            forms.append(Branch(shape, label))
         if len(made) == 1 and "$ref" not in made[0]:
-            return {**made[0], **_described(schema)}, shapes[0]
-        return {**_described(schema), "anyOf": made}, shapes.Union(tuple(shapes))
+            return {**made[0], **_described(schema)}, forms[0]
+        return {**_described(schema), "anyOf": made}, Union(tuple(forms))
 
     def _branches(self, schema: Schema) -> Iterable[Schema]:
         for branch in schema.get("anyOf") or schema.get("oneOf") or []:
-            if isinstance(branch, dict) and ("anyOf" in branch or "oneOf" in branch) and "$ref" not in branch:
-                yield from self._branches(cast(Schema, branch))
+            if is_object(branch) and ("anyOf" in branch or "oneOf" in branch) and "$ref" not in branch:
+                yield from self._branches(branch)
             else:
                 yield branch
 
@@ -227,9 +242,8 @@ class _Builder:
 
     def reshapes(self, schema: Any, seen: frozenset[str] = frozenset()) -> bool:
         """Tell whether the wire form of this type, or of anything in it, differs from the natural one."""
-        if not isinstance(schema, dict):
+        if not is_object(schema):
             return False
-        schema = cast(Schema, schema)
         if "$ref" in schema:
             name = _name(schema)
             return name not in seen and self.reshapes(self._target(name), seen | {name})
@@ -245,14 +259,14 @@ class _Builder:
 
     def kinds(self, schema: Any, seen: frozenset[str] = frozenset()) -> frozenset[str]:
         """Return the JSON types that this type has on the wire."""
-        if isinstance(schema, dict) and "$ref" in schema:
-            name = _name(cast(Schema, schema))
+        if is_object(schema) and "$ref" in schema:
+            name = _name(schema)
             return frozenset() if name in seen else self.kinds(self._target(name), seen | {name})
-        schema = self._merged(cast(Schema, schema)) if isinstance(schema, dict) else {}
+        schema = self._merged(schema) if is_object(schema) else {}
         if "anyOf" in schema or "oneOf" in schema:
             return frozenset().union(*(self.kinds(branch, seen) for branch in self._branches(schema)))
         if "enum" in schema or "const" in schema:
-            return frozenset(map(shapes.kind, schema.get("enum", [schema.get("const")])))
+            return frozenset(map(kind, schema.get("enum", [schema.get("const")])))
         if _is_map(schema):
             return frozenset({"array"})
         if "prefixItems" in schema:
@@ -308,7 +322,7 @@ def _name(schema: Schema) -> str:
 
 def _is_map(schema: Schema) -> bool:
     extra = schema.get("additionalProperties")
-    return not schema.get("properties") and (isinstance(extra, dict) or bool(schema.get("patternProperties")))
+    return not schema.get("properties") and (is_object(extra) or bool(schema.get("patternProperties")))
 
 
 def _closed(properties: Schema) -> Schema:
@@ -356,7 +370,7 @@ def _options(schema: Schema) -> tuple[Schema, Shape]:
     values = schema.get("enum", [schema["const"]] if "const" in schema else [])
     groups: dict[str, list[Any]] = {}
     for value in values:
-        groups.setdefault(shapes.kind(value), []).append(value)
+        groups.setdefault(kind(value), []).append(value)
     if not groups or groups.keys() & {"array", "object"} or not all(map(_is_json, values)):
         raise InexpressibleError("a choice between structures")
     shape = Scalar(frozenset(groups), tuple(values))
