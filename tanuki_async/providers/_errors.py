@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from pydantic_core import from_json
 
@@ -19,7 +18,7 @@ from tanuki_async._errors import (
     RequestRejectedError,
     clip,
 )
-from tanuki_async._records import Reply
+from tanuki_async._records import JsonValue, Reply
 
 QUOTA_CODES = frozenset(
     {
@@ -74,25 +73,22 @@ def _kind(status: int, words: set[str | None]) -> type[ProviderError]:
     return RequestRejectedError
 
 
-def _facts(body: bytes) -> Mapping[str, Any]:
+def _facts(body: bytes) -> Mapping[str, JsonValue]:
     """Find message, type, param and code: wrapped in `error`, flat, in a list, or as a mere text."""
     try:
-        value: Any = from_json(body)
+        value: JsonValue = from_json(body)
     except ValueError:
         return {}
     if isinstance(value, list):
-        items: list[Any] = value
-        value = items[0] if items else None
+        value = value[0] if value else None
     if isinstance(value, dict):
-        outer: dict[str, Any] = value
-        value = outer.get("error") or outer.get("detail") or outer
+        value = value.get("error") or value.get("detail") or value
     if isinstance(value, dict):
-        inner: dict[str, Any] = value
-        return inner
+        return value
     return {"message": value} if isinstance(value, str) else {}
 
 
-def _message(facts: Mapping[str, Any], reply: Reply) -> str:
+def _message(facts: Mapping[str, JsonValue], reply: Reply) -> str:
     message = facts.get("message")
     if isinstance(message, str) and message.strip():
         return clip(" ".join(message.split()))
@@ -107,7 +103,7 @@ def readable(body: bytes) -> str:
     return clip(" ".join(text.split()))
 
 
-def _text(value: Any) -> str | None:
+def _text(value: JsonValue) -> str | None:
     return None if value is None or isinstance(value, dict | list) else str(value)
 
 
