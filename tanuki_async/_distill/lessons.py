@@ -1,0 +1,51 @@
+"""Recorded examples, read back as lessons: one per input, the later answer wins."""
+
+from __future__ import annotations
+
+import logging
+
+from tanuki_async._distill.learners import Lesson
+from tanuki_async._distill.state import Task
+from tanuki_async._errors import StorageError
+from tanuki_async._lines import compact, decode_line
+from tanuki_async._records import Example
+from tanuki_async.abc import Storage
+
+logger = logging.getLogger("tanuki_async.distill")
+
+PATCHES = "PATCHES"
+ALIGNMENTS = "SYMBOLIC_ALIGNMENTS"
+
+
+async def count(storage: Storage, task: Task) -> int:
+    """Return how many examples `task` has; an input that is both called and aligned counts twice."""
+    return await storage.count(f"{task.hash}/{PATCHES}") + await storage.count(f"{task.hash}/{ALIGNMENTS}")
+
+
+async def gather(storage: Storage, task: Task) -> list[Lesson]:
+    """Read all lessons, aligned ones first. An aligned answer wins over a recorded one, a later over an earlier."""
+    aligned = await _read(storage, f"{task.hash}/{ALIGNMENTS}")
+    called = await _read(storage, f"{task.hash}/{PATCHES}")
+    lessons = [_lesson(task, example, aligned=True) for example in aligned.values()]
+    lessons += [_lesson(task, example, aligned=False) for key, example in called.items() if key not in aligned]
+    return lessons
+
+
+def _lesson(task: Task, example: Example, *, aligned: bool) -> Lesson:
+    return Lesson(task.inputs_of(example.args, example.kwargs), example.output, aligned)
+
+
+async def _read(storage: Storage, name: str) -> dict[bytes, Example]:
+    latest: dict[bytes, Example] = {}
+    unreadable = 0
+    async for lines in storage.scan(name):
+        for line in lines:
+            try:
+                example = decode_line(line)
+            except StorageError:
+                unreadable += 1
+                continue
+            latest[compact([list(example.args), dict(example.kwargs)])] = example
+    if unreadable:
+        logger.warning("%s: left out %d lines that are no records of this release", name, unreadable)
+    return latest

@@ -1,0 +1,145 @@
+"""What is to be learnt, and how far it has come: small values in storage, changed one transition at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, get_args
+
+from tanuki_async._distill.evaluate import Audits
+from tanuki_async._errors import StorageError
+from tanuki_async._records import JsonValue
+
+Phase = Literal["collecting", "training", "evaluating", "serving", "reverted"]
+InputsOf: TypeAlias = Callable[[Sequence[JsonValue], Mapping[str, JsonValue]], Mapping[str, JsonValue]]
+Match: TypeAlias = Callable[[JsonValue, JsonValue], bool]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One function to be learnt, with what its decorator said about learning.
+
+    `inputs_of` turns the recorded arguments into inputs by name. `match` tells whether two outputs, as JSON, agree;
+    None means that they are equal. `student_model` is a way of learning or several, cheapest first.
+    """
+
+    hash: str
+    name: str
+    closed: bool
+    inputs_of: InputsOf
+    environment_id: int = 0
+    student_model: str | tuple[str, ...] | None = "auto"
+    distill_after: int = 200
+    min_agreement: float = 0.9
+    audit_rate: float = 0.02
+    ignore_finetune_fetching: bool = False
+    ignore_finetuning: bool = False
+    template_version: int = 1
+    match: Match | None = None
+    key: str = field(init=False, compare=False, repr=False)
+    """Tasks with the same key share one place in a Distiller."""
+
+    def __post_init__(self) -> None:
+        told = [getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in _NOT_TOLD]
+        object.__setattr__(self, "key", f"{self.hash}/{told!r}/{id(self.match) if self.match else ''}")
+
+    @property
+    def state_key(self) -> str:
+        """Where storage keeps the State."""
+        return f"{self.hash}/state-{self.environment_id}"
+
+    @property
+    def lease_key(self) -> str:
+        """The lease that whoever trains must hold."""
+        return f"{self.hash}/distill-{self.environment_id}"
+
+    def student_key(self, training: int) -> str:
+        """Where storage keeps the student that training number `training` made."""
+        return f"{self.hash}/student-{self.environment_id}-{training}"
+
+
+_NOT_TOLD = frozenset({"hash", "name", "inputs_of", "match", "key"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How far one function has been learnt, as all processes see it.
+
+    `student` is the key of whoever serves, also while a newer one is trained; None where the teacher answers all.
+    `trainings` counts finished trainings and sets when the next is due; `looks` counts evaluations ever made, which
+    share one chance of error. `trainer` is the holder of the lease under which training goes on: whoever finds another
+    name there was overtaken. Moments are ISO 8601; `not_before` and `failures` pace what failed.
+    """
+
+    phase: Phase = "collecting"
+    reason: str = "no examples were counted yet"
+    trainings: int = 0
+    looks: int = 0
+    student: str | None = None
+    kind: str | None = None
+    agreement: float | None = None
+    bound: float | None = None
+    confidence: float | None = None
+    held_out: int = 0
+    coverage: float | None = None
+    trained_on: int = 0
+    audits: Audits = field(default_factory=Audits)
+    template_version: int | None = None
+    trainer: str | None = None
+    failures: int = 0
+    not_before: str = ""
+    updated_at: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody was training when this was written."""
+        return self.phase in ("training", "evaluating")
+
+    def at_rest(self, reason: str, **changes: Any) -> State:
+        """Return to the phase that holds while nobody trains."""
+        after = dataclasses.replace(self, reason=reason, trainer=None, **changes)
+        return dataclasses.replace(after, phase="serving" if after.student else "collecting")
+
+    def without_student(self, phase: Phase, reason: str, **changes: Any) -> State:
+        """Take the student away; the teacher answers all."""
+        return dataclasses.replace(
+            self,
+            phase=phase,
+            reason=reason,
+            student=None,
+            kind=None,
+            agreement=None,
+            bound=None,
+            confidence=None,
+            coverage=None,
+            held_out=0,
+            **changes,
+        )
+
+    def to_json(self) -> bytes:
+        """Write the state as a small JSON document."""
+        return json.dumps({"v": VERSION, **dataclasses.asdict(self)}, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> State:
+        """Read what `to_json` wrote; StorageError where it is torn, foreign or from a newer release."""
+        try:
+            document: dict[str, Any] = json.loads(text)
+            version = document.pop("v")
+            if version != VERSION:
+                raise StorageError(
+                    f"a distillation state has version {version!r}, this release reads {VERSION}: "
+                    "install a newer tanuki_async"
+                )
+            audits = document.pop("audits")
+            audits["evidence"] = tuple(float(level) for level in audits["evidence"])
+            state = cls(**document, audits=Audits(**audits))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StorageError(f"not a distillation state: {error!r}") from error
+        if state.phase not in get_args(Phase):
+            raise StorageError(f"not a distillation state: its phase is {state.phase!r}")
+        return state

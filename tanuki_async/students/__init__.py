@@ -1,0 +1,18 @@
+"""One file per way of learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One held-out input, answered by a student that had not seen it.
+
+    `score` is how sure the student was, on its own scale; minus infinity where it would abstain at any threshold.
+    """
+
+    score: float
+    agreed: bool

@@ -1,0 +1,107 @@
+"""Inputs as sets of features: words and their neighbours, letters of words, values of everything else.
+
+A feature is present or absent; how often does not count. The same functions make features for training and answering.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tanuki_async._lines import compact
+from tanuki_async._records import JsonValue
+
+WORD = re.compile(r"[^\W_]+|[^\w\s]")
+DIGIT = re.compile(r"\d")
+DIGITS = str.maketrans("0123456789", "0000000000")
+
+LONGEST_TEXT = 20_000
+"""Characters of one string that are looked at."""
+LETTERED_WORDS = 60
+"""Different words of one string that are looked at letter by letter: enough for a message, bounded for a page."""
+CACHED_WORDS = 20_000
+FIELD = "\x1f"
+"""Stands between a field's name and a feature of it."""
+
+Pieces = Mapping[str, tuple[str, ...]]
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into lower-case words and single marks; a number is followed by its shape."""
+    words = WORD.findall(text[:LONGEST_TEXT].lower())
+    if DIGIT.search(text):
+        shaped: list[str] = []
+        for word in words:
+            shaped.append(word)
+            if DIGIT.search(word):
+                shaped.append(word.translate(DIGITS))
+        return shaped
+    return words
+
+
+def features_of(words: Sequence[str], prefix: str) -> list[str]:
+    """Return the features that words make: themselves, pairs, how the text opens and what its opening is asked of."""
+    found = [*words, *map(" ".join, itertools.pairwise(words))]
+    if words:
+        opening = " ".join(words[:2])
+        found += ["^" + " ".join(words[:length]) for length in (1, 2, 3, 4)]
+        found += [f"{opening}>{word}" for word in words[2:12]]
+    return [prefix + each for each in found] if prefix else found
+
+
+def letters_of(word: str, prefix: str) -> list[str]:
+    """Return the runs of two to four letters in a word, its ends included."""
+    framed = f" {word} "
+    size = len(framed)
+    return [prefix + framed[i : i + length] for length in (2, 3, 4) for i in range(size - length + 1)]
+
+
+def texts_and_values(inputs: Mapping[str, JsonValue], fields: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """Take inputs apart into texts, each with the prefix of its field, and features of everything that is no text."""
+    texts: list[tuple[str, str]] = []
+    values: list[str] = []
+    for name, value in inputs.items():
+        prefix = "" if fields and name == fields[0] else name + FIELD
+        if type(value) is str and not prefix:
+            texts.append((prefix, value))
+        else:
+            _take_apart(value, prefix or name + FIELD, texts, values)
+    return texts, values
+
+
+def _take_apart(value: JsonValue, prefix: str, texts: list[tuple[str, str]], values: list[str]) -> None:
+    if isinstance(value, str):
+        texts.append((prefix, value))
+        if len(value) <= 40:
+            values.append(f"{prefix}={value}")
+    elif isinstance(value, dict):
+        values.append(f"{prefix}{{}}")
+        for name, each in value.items():
+            _take_apart(each, f"{prefix}{name}{FIELD}", texts, values)
+    elif isinstance(value, list):
+        values.append(f"{prefix}#{min(len(value), 20)}")
+        for each in value:
+            _take_apart(each, f"{prefix}[]{FIELD}", texts, values)
+    elif isinstance(value, bool) or value is None:
+        values.append(f"{prefix}={value}")
+    else:
+        values += [prefix + each for each in _of_number(value)]
+
+
+def _of_number(number: float) -> Iterable[str]:
+    """Name a number, its sign, its size, and the powers of two up to its size, so that 'more than' can be learnt."""
+    size = math.frexp(number)[1] if math.isfinite(number) else 1024
+    sign = "-" if number < 0 else "+"
+    yield f"={number}"
+    yield f"{sign}"
+    yield f"{sign}2^{size}"
+    for power in range(max(0, min(size, 40))):
+        yield f"{sign}>2^{power}"
+
+
+def likeness(inputs: Mapping[str, JsonValue]) -> bytes:
+    """Return what near-identical inputs share: letters in lower case, any digit alike, no spaces or marks."""
+    text = compact(dict(inputs)).decode("utf-8", "replace").lower().translate(DIGITS)
+    return " ".join(re.findall(r"[^\W_]+", text)).encode()
