@@ -1,6 +1,6 @@
 """What tests need to run without a provider: fakes of the provider, of its HTTP and of time."""
 
-from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, Fault, ScriptError
+from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, Fault, ScriptError, Value
 from tanuki_async.testing.clock import FakeClock
 from tanuki_async.testing.loopback import LoopbackServer
 from tanuki_async.testing.provider import FakeProvider
@@ -14,4 +14,5 @@ __all__ = [
     "Fault",
     "LoopbackServer",
     "ScriptError",
+    "Value",
 ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, count_usage, tokens
 
@@ -18,7 +18,7 @@ CREATED = 1_795_300_000
 
 def read_chat(body: Mapping[str, Any], headers: Mapping[str, str]) -> ChatRequest:
     """Read the body of a POST to /chat/completions."""
-    wanted = (body.get("response_format") or {}).get("json_schema") or {}
+    wanted: dict[str, Any] = _mapping(_mapping(body.get("response_format")).get("json_schema"))
     return ChatRequest(
         model=body.get("model", ""),
         messages=body.get("messages", ()),
@@ -44,8 +44,13 @@ def read_embedding(body: Mapping[str, Any], headers: Mapping[str, str]) -> Embed
 def write_chat(request: ChatRequest, answer: Answer, number: int) -> bytes:
     """Write the body that answers a chat."""
     usage = count_usage(request.messages, answer)
-    message = {"role": "assistant", "content": answer.text, "refusal": answer.refusal, "annotations": []}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": answer.text,
+        "refusal": answer.refusal,
+        "annotations": [],
+    }
+    choice: dict[str, Any] = {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
     return _encode(
         {
             "id": f"chatcmpl-{number:08x}",
@@ -96,6 +101,10 @@ def vector(text: str, dimensions: int = DIMENSIONS) -> list[float]:
             total[place] += number / 32768
     length = sum(part * part for part in total) ** 0.5 or 1.0
     return [part / length for part in total]
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _pack(numbers: Sequence[float]) -> str:

@@ -6,24 +6,30 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-_FIELDS = frozenset(
-    """audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens messages
-    metadata modalities model n parallel_tool_calls prediction presence_penalty prompt_cache_key prompt_cache_options
-    prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier stop store stream
-    stream_options temperature tool_choice tools top_logprobs top_p user verbosity web_search_options""".split()
-)
+# fmt: off
+_FIELDS = frozenset((
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "messages", "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction",
+    "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+    "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options",
+    "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+))
 _REASONING = re.compile(r"(ft:)?(gpt-[5-9]|o\d)")
 _NEVER_NONE = re.compile(r"gpt-6(\.2)?-astra|gpt-6\.[12]-sol|o\d")
+_ROLES = ("developer", "system", "user", "assistant", "tool")
 _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _SAMPLING = ("temperature", "top_p", "logprobs", "top_logprobs", "frequency_penalty", "presence_penalty")
 _FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"))
-_KEYWORDS = frozenset(
-    """type enum const anyOf $defs $ref definitions description title properties required additionalProperties items
-    pattern format multipleOf minimum maximum exclusiveMinimum exclusiveMaximum minItems maxItems""".split()
-)
-_CONSTRAINTS = frozenset(
-    "pattern format multipleOf minimum maximum exclusiveMinimum exclusiveMaximum minItems maxItems".split()
-)
+_KEYWORDS = frozenset((
+    "type", "enum", "const", "anyOf", "$defs", "$ref", "definitions", "description", "title", "properties",
+    "required", "additionalProperties", "items", "pattern", "format", "multipleOf", "minimum", "maximum",
+    "exclusiveMinimum", "exclusiveMaximum", "minItems", "maxItems",
+))
+_CONSTRAINTS = frozenset((
+    "pattern", "format", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems",
+    "maxItems",
+))
+# fmt: on
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _MOST_PROPERTIES, _DEEPEST, _MOST_NAMES, _MOST_ENUM = 5000, 10, 120_000, 1000
 
@@ -68,18 +74,16 @@ def check_embedding(body: Mapping[str, Any]) -> None:
 def _check_messages(messages: object) -> None:
     if not isinstance(messages, list) or not messages:
         raise RefusedError("Invalid 'messages': empty array.", "messages", "empty_array")
-    for place, message in enumerate(cast("list[Any]", messages)):
-        where = f"messages[{place}]"
-        if not isinstance(message, dict) or message.get("role") not in (
-            "developer",
-            "system",
-            "user",
-            "assistant",
-            "tool",
-        ):
+    for place, found in enumerate(cast("list[object]", messages)):
+        where, message = f"messages[{place}]", _mapping(found)
+        if message.get("role") not in _ROLES:
             raise RefusedError(f"Invalid value: {where}.role", f"{where}.role", "invalid_value")
-        if not isinstance(cast("dict[str, Any]", message).get("content"), str | list):
+        if not isinstance(message.get("content"), str | list):
             raise RefusedError(f"Invalid value for '{where}.content'", f"{where}.content", "invalid_type")
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def _check_reasoning(model: str, body: Mapping[str, Any]) -> None:
@@ -92,7 +96,8 @@ def _check_reasoning(model: str, body: Mapping[str, Any]) -> None:
     if effort not in _EFFORTS or effort in refused:
         supported = ", ".join(repr(e) for e in _EFFORTS if e not in refused)
         raise RefusedError(
-            f"Unsupported value: {effort!r} is not supported with the {model!r} model. Supported values are: {supported}.",
+            f"Unsupported value: {effort!r} is not supported with the {model!r} model. "
+            f"Supported values are: {supported}.",
             "reasoning_effort",
             "unsupported_value",
         )
@@ -130,18 +135,18 @@ def _check_ranges(body: Mapping[str, Any]) -> None:
         raise RefusedError("Invalid 'stop': at most 4 sequences.", "stop", "array_above_max_length")
 
 
-def _check_format(wanted: Any, body: Mapping[str, Any], *, tuned: bool) -> None:
-    kind = wanted.get("type") if isinstance(wanted, dict) else None
+def _check_format(wanted: object, body: Mapping[str, Any], *, tuned: bool) -> None:
+    kind = _mapping(wanted).get("type")
     if kind == "json_object":
         if "json" not in str(body["messages"]).lower():
             raise RefusedError("'messages' must contain the word 'json' in some form.", "messages")
     elif kind == "json_schema":
-        spec = wanted.get("json_schema")
-        name = spec.get("name") if isinstance(spec, dict) else None
+        spec = _mapping(_mapping(wanted).get("json_schema"))
+        name = spec.get("name")
         if not isinstance(name, str) or not _NAME.match(name):
             raise RefusedError("Invalid 'response_format.json_schema.name'", "response_format.json_schema.name")
-        if cast("dict[str, Any]", spec).get("strict"):
-            check_schema(name, cast("dict[str, Any]", spec).get("schema"), tuned=tuned)
+        if spec.get("strict"):
+            check_schema(name, spec.get("schema"), tuned=tuned)
     elif kind != "text":
         raise RefusedError(f"Invalid value: {kind!r}", "response_format.type", "invalid_value")
 
@@ -212,7 +217,7 @@ def _object_problems(schema: dict[str, Any], where: tuple[str, ...]) -> Iterator
     if schema.get("additionalProperties") is not False:
         yield f"In context={where!r}, 'additionalProperties' is required to be supplied and to be false."
     if sorted(schema.get("required", ())) != sorted(schema.get("properties", {})):
-        yield f"In context={where!r}, 'required' is required to be supplied and to be an array including every key in properties."
+        yield f"In context={where!r}, 'required' is required to be supplied and to include every key in properties."
 
 
 def _count(schema: dict[str, Any], counts: dict[str, int]) -> None:

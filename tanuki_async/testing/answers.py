@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from tanuki_async._records import JsonSchema, JsonValue, Reply, Usage
 
-__all__ = ["Answer", "ChatRequest", "EmbeddingRequest", "Fault", "ScriptError"]
+__all__ = ["Answer", "ChatRequest", "EmbeddingRequest", "Fault", "ScriptError", "Value"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +70,12 @@ class Answer:
     finish_reason: Literal["stop", "length", "content_filter", "tool_calls"] = "stop"
     refusal: str | None = None
 
-    @classmethod
-    def value(cls, value: JsonValue, schema: JsonSchema | None = None) -> Answer:
-        """Answer with a JSON value, inside the envelope `{"value": …}` when `schema` wants one."""
-        return cls(encode_value(value, schema))
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A JSON value as the answer. Only text needs it: a plain `str` is the content as it is, unquoted, no envelope."""
+
+    value: JsonValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +244,8 @@ def as_answer(result: object, schema: JsonSchema | None) -> Answer:
         return result
     if isinstance(result, str):
         return Answer(result)
+    if isinstance(result, Value):
+        result = result.value
     return Answer(encode_value(cast("JsonValue", result), schema))
 
 
@@ -316,7 +320,8 @@ def simplest(schema: JsonSchema, root: JsonSchema | None = None, depth: int = 0)
 
 def _simplest_of_type(schema: JsonSchema, root: JsonSchema, depth: int) -> JsonValue:
     kind: Any = schema.get("type", "object" if "properties" in schema else "null")
-    kind = kind[0] if isinstance(kind, list) else kind
+    if isinstance(kind, list):
+        kind = cast("list[str]", kind)[0]
     if kind == "object":
         properties = cast("dict[str, JsonSchema]", schema.get("properties", {}))
         return {name: simplest(inner, root, depth + 1) for name, inner in properties.items()}
@@ -324,8 +329,13 @@ def _simplest_of_type(schema: JsonSchema, root: JsonSchema, depth: int) -> JsonV
         count = cast("int", schema.get("minItems", 0))
         return [simplest(cast("JsonSchema", schema.get("items", {})), root, depth + 1) for _ in range(count)]
     if kind in ("integer", "number"):
-        low: Any = schema.get("minimum", 0)
-        if "exclusiveMinimum" in schema:
-            low = cast("int", schema["exclusiveMinimum"]) + 1
-        return min(low, cast("int", schema["maximum"])) if "maximum" in schema else low
-    return {"string": "", "boolean": False}.get(cast("str", kind))
+        return _simplest_number(cast("dict[str, float]", schema))
+    plain: dict[str, JsonValue] = {"string": "", "boolean": False}
+    return plain.get(kind)
+
+
+def _simplest_number(schema: Mapping[str, float]) -> float:
+    low = schema.get("minimum", 0)
+    if "exclusiveMinimum" in schema:
+        low = schema["exclusiveMinimum"] + 1
+    return min(low, schema.get("maximum", low))

@@ -186,7 +186,7 @@ class LoopbackServer:
             count, loop, arrived = waiter
             if self.served >= count:
                 self._waiters.remove(waiter)
-                loop.call_soon_threadsafe(lambda done=arrived: done.done() or done.set_result(None))
+                loop.call_soon_threadsafe(_set, arrived)
 
     def assert_done(self) -> None:
         """Raise what went wrong in an answerer, or ScriptError if scripted answers are left."""
@@ -223,7 +223,7 @@ class LoopbackServer:
             fault = Fault.status(400, message=error.message, param=error.param, code=error.code)
             self._send(connection, fault if error.code != "invalid_api_key" else _BAD_KEY)
             return
-        except Exception as error:  # an answerer is the test's own code
+        except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
             self._send(connection, self._failed(error))
             return
         if is_awaitable(answer) or self.latency > 0:
@@ -267,7 +267,7 @@ class LoopbackServer:
                 await asyncio.sleep(self.latency)
             try:
                 result = await awaited(answer)
-            except Exception as error:  # an answerer is the test's own code
+            except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
                 self._send(connection, self._failed(error))
             else:
                 self._finish_with(connection, asked, result)
@@ -287,7 +287,7 @@ class LoopbackServer:
     def _finish_with(self, connection: HttpConnection, asked: object, answer: object) -> None:
         try:
             self._send(connection, self._render(asked, answer))
-        except Exception as error:  # what the answerer returned cannot be sent
+        except Exception as error:  # noqa: BLE001  # what the answerer returned cannot be sent
             self._send(connection, self._failed(error))
 
     def _render(self, asked: object, answer: object) -> Reply | Fault:
@@ -326,6 +326,11 @@ class LoopbackServer:
 
     def _finish(self) -> None:
         self.in_flight -= 1
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 _BAD_KEY = Fault.status(401, message="Incorrect API key provided.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def tanuki_server() -> Iterator[Callable[..., LoopbackServer]]:
-    """Start loopback servers: `server = tanuki_server(answer, **options)`, in a thread, closed after the test.
+    """A function that starts a loopback server in a thread, and takes its arguments; closed after the test.
 
     The test fails if scripted answers are left, or an answerer failed.
     """
@@ -56,23 +56,22 @@ def fake_provider() -> Iterator[FakeProvider]:
     provider.assert_done()
 
 
-async def _open(fake_provider: FakeProvider) -> AsyncIterator[Tanuki]:
+def _async_fixture(function: Callable[..., Any]) -> Any:
+    """Make a fixture for pytest-asyncio, or for a runner that takes plain async fixtures, such as anyio's."""
+    try:
+        from pytest_asyncio import fixture
+    except ImportError:
+        return pytest.fixture(function)
+    return fixture(function)
+
+
+@_async_fixture
+async def tanuki(fake_provider: FakeProvider) -> AsyncIterator[Tanuki]:
+    """An open Tanuki of this test's event loop: storage in memory, `fake_provider` as its teacher."""
     from tanuki_async import Tanuki
     from tanuki_async.storage.memory import MemoryStorage
 
     async with Tanuki(
         storage=MemoryStorage(), providers=[fake_provider], teacher_models=[f"{fake_provider.name}:teacher"]
-    ) as tanuki:
-        yield tanuki
-
-
-def _async_fixture() -> Any:
-    try:
-        import pytest_asyncio
-    except ImportError:  # then a runner that takes plain async fixtures, such as anyio's, is in use
-        return pytest.fixture
-    return pytest_asyncio.fixture
-
-
-_open.__doc__ = """An open Tanuki of this test's event loop: storage in memory, `fake_provider` as its teacher."""
-tanuki = _async_fixture()(name="tanuki")(_open)
+    ) as opened:
+        yield opened

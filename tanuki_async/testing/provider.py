@@ -11,7 +11,6 @@ from tanuki_async._records import Completion, JsonValue, Limits, Model, Request,
 from tanuki_async.abc import Http, Provider
 from tanuki_async.testing._openai import DIMENSIONS, vector
 from tanuki_async.testing.answers import (
-    Answer,
     ChatRequest,
     EmbeddingRequest,
     Fault,

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tanuki_async.testing.answers import ChatRequest
+from tanuki_async.testing.answers import ChatRequest, Value
 from tanuki_async.testing.loopback import LoopbackServer
 
 __all__ = ["in_process", "main"]
@@ -25,7 +25,9 @@ def in_process(*arguments: str) -> Generator[str]:
     The process ends with the block, and also when this one is killed.
     """
     command = [sys.executable, "-m", "tanuki_async.testing.server", "--until-eof", *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(  # noqa: S603  # our own module, arguments as a list
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -73,8 +75,7 @@ def _answerer(options: argparse.Namespace) -> dict[str, Any]:
     if options.answer is not None:
         return {"answer": options.answer}
     if options.value is not None:
-        value = json.loads(options.value)
-        return {"answer": lambda request: json.dumps({"value": value}) if isinstance(value, str) else value}
+        return {"answer": Value(json.loads(options.value))}
     if options.echo:
         return {"answer": _echo}
     if options.call:
@@ -91,7 +92,11 @@ async def _serve(options: argparse.Namespace) -> None:
     server = LoopbackServer(
         **_answerer(options), latency=options.latency, strict=options.strict, port=options.port, keep=0
     )
-    server.route("GET", "/v1/statistics", lambda _: statistics(server))
+
+    def statistics(_: object) -> dict[str, int]:
+        return counts(server)
+
+    server.route("GET", "/v1/statistics", statistics)
     async with server:
         sys.stdout.write(server.url + "\n")
         sys.stdout.flush()
@@ -101,7 +106,7 @@ async def _serve(options: argparse.Namespace) -> None:
             await asyncio.Event().wait()
 
 
-def statistics(server: LoopbackServer) -> dict[str, int]:
+def counts(server: LoopbackServer) -> dict[str, int]:
     """What GET /v1/statistics answers: the server's counts."""
     return {
         "served": server.served,
