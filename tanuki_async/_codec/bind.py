@@ -121,7 +121,9 @@ class Binder:
             raise self._misfit(place, args[place], error) from error
         return Call(self, values, parts)
 
-    def _without_receiver(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    def _without_receiver(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         if args:
             return args[1:], kwargs
         if self._receiver not in kwargs:
@@ -132,6 +134,7 @@ class Binder:
         given, rest, more = self._match(args, kwargs)
         values: list[Any] = []
         parts: list[bytes] = []
+        value: Any
         for place, parameter in enumerate(self._parameters):
             if place == self.rest:
                 value, part = self._checked_rest(place, rest)

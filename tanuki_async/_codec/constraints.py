@@ -33,7 +33,7 @@ def constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _is_plain(item: Any) -> bool:
-    cls = type(item)
+    cls: Any = item.__class__
     if cls.__name__ == "Predicate":
         return False
     return cls.__module__.partition(".")[0] == "annotated_types" or cls.__name__ in _PLAIN

@@ -64,7 +64,7 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
     StubError says what to write instead; Unresolved, that a name does not exist yet.
     """
     function = check_stub(stub)
-    names: Namespace = {**function.__globals__, **(namespace or {})}
+    names: Namespace = namespace or {}
     receiver, written, returned = _read(function, names)
     doc = tidy(function.__doc__ or "")
     renderer = Renderer(names, canonical=False)

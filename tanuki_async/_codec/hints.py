@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -13,17 +14,14 @@ from tanuki_async._errors import StubError
 Namespace = Mapping[str, Any]
 
 
-class Unresolved(StubError):
+class Unresolved(StubError):  # noqa: N818  # it is a state, and goes away at the first call
     """A name in an annotation does not exist yet; it may when the function is first called."""
 
 
-def hints_of(source: Callable[..., Any] | type, namespace: Namespace) -> dict[str, Any]:
-    """Evaluate the annotations of a function or class, with `namespace` standing for the local names around it."""
-    names = dict(namespace)
-    if isinstance(source, type):
-        names.setdefault(source.__name__, source)
+def hints_of(source: Any, namespace: Namespace) -> dict[str, Any]:
+    """Evaluate the annotations of a function, `namespace` being the local names around it."""
     try:
-        return typing.get_type_hints(source, localns=names, include_extras=True)
+        return typing.get_type_hints(source, localns=dict(namespace), include_extras=True)
     except (NameError, AttributeError) as error:
         raise Unresolved(
             f"{source.__qualname__}: an annotation names what does not exist ({error}): "
@@ -31,6 +29,20 @@ def hints_of(source: Callable[..., Any] | type, namespace: Namespace) -> dict[st
         ) from error
     except (SyntaxError, TypeError, ValueError) as error:
         raise StubError(f"{source.__qualname__}: an annotation is not a type ({error})") from error
+
+
+def class_hints_of(cls: Any, namespace: Namespace) -> dict[str, Any]:
+    """Evaluate the annotations of a class where it was defined; `namespace` only helps where that does not suffice."""
+    itself = {cls.__name__: cls}
+    if "<locals>" not in cls.__qualname__:
+        with suppress(Unresolved):
+            return hints_of(cls, itself)
+    return hints_of(cls, {**itself, **namespace})
+
+
+def init_hints_of(cls: Any, namespace: Namespace) -> dict[str, Any]:
+    """Evaluate the annotations of a class's `__init__`."""
+    return hints_of(cls.__init__, {cls.__name__: cls, **namespace})
 
 
 def members(annotation: Any) -> tuple[Any, ...] | None:
@@ -52,15 +64,14 @@ def is_alias_type(annotation: Any) -> bool:
     return type(annotation).__name__ == "TypeAliasType"
 
 
-def is_named_tuple(cls: type) -> bool:
+def is_named_tuple(cls: Any) -> bool:
     """Tell a NamedTuple class."""
-    return issubclass(cls, tuple) and hasattr(cls, "_fields")
+    return hasattr(cls, "_fields") and issubclass(cls, tuple)
 
 
 def is_plain(cls: type) -> bool:
     """Tell a class whose shape is told by nothing but its own annotated `__init__`."""
-    init = cls.__init__
-    return inspect.isfunction(init) and not hasattr(cls, "__get_pydantic_core_schema__")
+    return inspect.isfunction(getattr(cls, "__init__", None)) and not hasattr(cls, "__get_pydantic_core_schema__")
 
 
 def bases_of(cls: type) -> tuple[Any, ...]:
@@ -77,8 +88,8 @@ def type_variables(cls: Any) -> tuple[Any, ...]:
 
 def substitute(annotation: Any, values: Mapping[Any, Any]) -> Any:
     """Put `values` in the place of type variables."""
-    if annotation in values if isinstance(annotation, typing.TypeVar) else False:
-        return values[annotation]
+    if isinstance(annotation, typing.TypeVar):
+        return values.get(annotation, annotation)
     variables = type_variables(annotation)
     if not variables or isinstance(annotation, type):
         return annotation

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,19 @@ class Root:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return handler.generate_schema(self.annotation)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Writes a set in one order: its own changes from process to process, and a record or prompt would with it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        write = core_schema.wrap_serializer_function_ser_schema(self._write, schema=schema, when_used="json")
+        return cast(CoreSchema, {**schema, "serialization": write})
+
+    def _write(self, value: Any, handler: core_schema.SerializerFunctionWrapHandler) -> Any:
+        return sorted(handler(value), key=to_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +55,12 @@ class AsSubclass:
 
 
 def _arguments(checked: Any) -> tuple[Any, ...]:
+    """Return what to call the subclass with, as its base would be called."""
+    given: Any = checked
     if isinstance(checked, deque):
-        return (checked, checked.maxlen)
+        return (given, given.maxlen)
     if isinstance(checked, defaultdict):
-        return (checked.default_factory, checked)
+        return (given.default_factory, given)
     return (checked,)
 
 

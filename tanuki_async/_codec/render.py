@@ -8,9 +8,9 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Annotated, Any, ForwardRef, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ForwardRef, Literal, TypeVar, cast, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel
@@ -21,7 +21,8 @@ from tanuki_async._codec.hints import (
     Namespace,
     Unresolved,
     bases_of,
-    hints_of,
+    class_hints_of,
+    init_hints_of,
     is_alias_type,
     is_bare,
     is_named_tuple,
@@ -53,7 +54,7 @@ class Renderer:
         if isinstance(annotation, ForwardRef):
             return annotation.__forward_arg__
         if isinstance(annotation, list):  # the parameters of a Callable
-            return f"[{', '.join(map(self.text, annotation))}]"
+            return f"[{', '.join(map(self.text, cast(Any, annotation)))}]"
         if get_origin(annotation) is None or is_bare(annotation, get_origin(annotation)):
             return self._named(get_origin(annotation) or annotation)
         return self._parameterised(annotation)
@@ -148,11 +149,11 @@ class Renderer:
             return "class", self._bases(cls) + self._init(cls)
         return "class", self._bases(cls)
 
-    def _hints(self, source: Callable[..., Any] | type) -> Mapping[str, Any]:
+    def _hints(self, cls: Any) -> Mapping[str, Any]:
         try:
-            return hints_of(source, self._namespace)
+            return class_hints_of(cls, self._namespace)
         except Unresolved:
-            return dict(getattr(source, "__annotations__", {}))  # as it is written
+            return dict(getattr(cls, "__annotations__", {}))  # as it is written
 
     def _line(self, name: str, hint: Any, defaults: Mapping[str, Any]) -> str:
         default = f" = {value_text(defaults[name])}" if name in defaults else ""
@@ -195,7 +196,7 @@ class Renderer:
         return [f"is {self.text(base)}" for base in bases]
 
     def _init(self, cls: Any) -> list[str]:
-        hints = self._hints(cls.__init__)
+        hints = init_hints_of(cls, self._namespace)
         parameters = list(inspect.signature(cls).parameters.values())
         return [
             self._line(
@@ -238,7 +239,7 @@ def _field_default(field: FieldInfo) -> str:
 
 
 _PLAIN_VALUES = (bool, int, float, complex, str, bytes, NoneType)
-_BRACKETS: dict[type, str] = {list: "[]", tuple: "()"}
+_NAMED_VALUES = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
 def value_text(value: Any) -> str:
@@ -247,22 +248,31 @@ def value_text(value: Any) -> str:
         return f"{type(value).__name__}.{value.name}"
     if type(value) in _PLAIN_VALUES:
         return repr(value)
-    if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)):
-        return value.__name__
-    if isinstance(value, re.Pattern):
-        return value_text(value.pattern)
+    if isinstance(value, _NAMED_VALUES):
+        return str(value.__name__)
     if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(value_text, value)))}}}"
-    if isinstance(value, (list, tuple)):
-        opening, closing = _BRACKETS.get(type(value), "()")
-        return f"{opening}{', '.join(map(value_text, value))}{closing}"
+        return f"{{{', '.join(sorted(_value_texts(value)))}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(_value_texts(value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(_value_texts(value))})"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{value_text(key)}: {value_text(item)}' for key, item in value.items())}}}"
+        return _mapping_text(cast(Any, value))
     return _object_text(value)
 
 
+def _mapping_text(mapping: Mapping[Any, Any]) -> str:
+    return f"{{{', '.join(f'{value_text(key)}: {value_text(value)}' for key, value in mapping.items())}}}"
+
+
+def _value_texts(values: Any) -> list[str]:
+    return [value_text(value) for value in values]
+
+
 def _object_text(value: Any) -> str:
-    cls = type(value)
+    cls: Any = value.__class__
+    if isinstance(value, re.Pattern):
+        return value_text(cast("re.Pattern[str]", value).pattern)
     if cls.__module__ in ("datetime", "decimal", "uuid", "fractions"):
         return repr(value)
     if cls.__module__.startswith("pathlib"):

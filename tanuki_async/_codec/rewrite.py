@@ -9,6 +9,7 @@ import enum
 import inspect
 import sys
 import typing
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ForwardRef, Literal, NotRequired, Required, Union, get_args, get_origin
 
 import typing_extensions
@@ -18,7 +19,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from tanuki_async._codec.hints import (
     Namespace,
     bases_of,
-    hints_of,
+    class_hints_of,
+    init_hints_of,
     is_bare,
     is_named_tuple,
     is_plain,
@@ -26,11 +28,11 @@ from tanuki_async._codec.hints import (
     substitute,
     substitution,
 )
-from tanuki_async._codec.hooks import Again, AsSubclass, ByInit, EmbeddingMarker, Field
+from tanuki_async._codec.hooks import Again, AsSubclass, ByInit, EmbeddingMarker, Field, Ordered
 from tanuki_async._errors import StubError
 
 # What pydantic would hand over as a generator that can be read once, or does not know, is read into a list or a set.
-_READ_AS: dict[Any, type] = {
+_READ_AS: dict[Any, Any] = {
     collections.abc.Iterable: list,
     collections.abc.Collection: list,
     collections.abc.MutableSequence: list,
@@ -48,8 +50,8 @@ _CONTAINERS = (
     collections.deque,
 )
 _SCALARS = (str, int, float, bytes)
-_ARITY = {collections.defaultdict: 2, collections.OrderedDict: 2, dict: 2}
-_OPAQUE = (Literal, typing.ClassVar, collections.abc.Callable, type)
+_OPAQUE = frozenset({Literal, typing.ClassVar, get_origin(Callable[[], None]), type})
+_SETS: tuple[Any, ...] = (set, frozenset, collections.abc.Set)
 
 
 class Rewriter:
@@ -59,6 +61,7 @@ class Rewriter:
         self._namespace = namespace
         self._open: list[Any] = []  # classes being rewritten, to see recursion
         self._done: dict[Any, Any] = {}
+        self._orders = True
 
     def rewrite(self, annotation: Any) -> Any:
         """Return what to give to pydantic for `annotation`."""
@@ -85,19 +88,21 @@ class Rewriter:
         rewritten = tuple(self.rewrite(argument) for argument in arguments)
         if members(annotation) is not None:
             return annotation if rewritten == arguments else Union[rewritten]  # noqa: UP007
-        if origin in _READ_AS:
-            return _READ_AS[origin][rewritten]  # type: ignore[index]  # list and set are generic
-        if isinstance(origin, type) and not _is_known(origin):
+        if origin in _READ_AS or origin in _SETS:
+            return self._ordered(_READ_AS.get(origin, origin), rewritten)
+        if not _is_known(origin):
             special = self._class(origin, rewritten)
             if special is not origin:
                 return special
-        if rewritten == arguments:
-            return annotation
-        return origin[rewritten]
+        return annotation if rewritten == arguments else origin[rewritten]
+
+    def _ordered(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+        alias = cls[arguments] if arguments else cls
+        return Annotated[alias, Ordered()] if cls in _SETS and self._orders else alias
 
     def _class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
-        if cls in _READ_AS:
-            return _READ_AS[cls]
+        if cls in _READ_AS or cls in _SETS:
+            return self._ordered(_READ_AS.get(cls, cls), ())
         if _is_known(cls):
             return cls
         key = (cls, arguments)
@@ -129,9 +134,9 @@ class Rewriter:
                 return self._subclass(cls, base, arguments)
         if not is_plain(cls) or _pydantic_builds(cls):
             return cls
-        return self._by_init(cls, arguments)
+        return self._by_init(cls, arguments, init_hints_of(cls, self._namespace))
 
-    def _subclass(self, cls: Any, base: type, arguments: tuple[Any, ...]) -> Any:
+    def _subclass(self, cls: Any, base: Any, arguments: tuple[Any, ...]) -> Any:
         inner = self.rewrite(_parameterised(cls, base, arguments))
         return Annotated[inner, AsSubclass(cls)]
 
@@ -139,19 +144,18 @@ class Rewriter:
         """Leave a dataclass to pydantic, unless one of its fields is what pydantic refuses."""
         if hasattr(cls, "__pydantic_validator__"):
             return cls
-        hints = hints_of(cls, self._namespace)
-        names = [field.name for field in dataclasses.fields(cls)]
-        if all(self.rewrite(hints[name]) is hints[name] for name in names):
-            return cls
-        return self._by_init(cls, arguments)
+        hints = class_hints_of(cls, self._namespace)
+        orders, self._orders = self._orders, False  # an unordered set is no reason to build it ourselves
+        try:
+            as_it_is = all(self.rewrite(hints[field.name]) is hints[field.name] for field in dataclasses.fields(cls))
+        finally:
+            self._orders = orders
+        return cls if as_it_is else self._by_init(cls, arguments, hints)
 
-    def _by_init(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
+    def _by_init(self, cls: Any, arguments: tuple[Any, ...], hints: Mapping[str, Any]) -> Any:
         values = substitution(cls, arguments)
-        hints = hints_of(cls.__init__, {**self._namespace, cls.__name__: cls})
-        if dataclasses.is_dataclass(cls):
-            hints = hints_of(cls, self._namespace)
         fields: dict[str, Field] = {}
-        for parameter in list(inspect.signature(cls).parameters.values()):
+        for parameter in inspect.signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or parameter.name not in hints:
                 raise StubError(
                     f"class {cls.__name__}: parameter {parameter.name!r} of its __init__ has no annotation or a star; "
@@ -163,7 +167,7 @@ class Rewriter:
 
     def _typed_dict(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         """Rebuild a TypedDict: before Python 3.12 pydantic takes only those of typing_extensions."""
-        hints = hints_of(cls, self._namespace)
+        hints = class_hints_of(cls, self._namespace)
         values = substitution(cls, arguments)
         fields: dict[str, Any] = {}
         for name, hint in hints.items():
@@ -173,10 +177,11 @@ class Rewriter:
         foreign = sys.version_info < (3, 12) and type(cls).__module__ == "typing"
         if not foreign and not arguments and _same_fields(hints, fields):
             return cls
-        clone: Any = typing_extensions.TypedDict(cls.__name__, fields)  # type: ignore[operator, misc]  # made at run time
+        make: Any = typing_extensions.TypedDict  # type checkers know it only as a statement
+        clone = make(cls.__name__, fields)
         clone.__module__, clone.__doc__ = cls.__module__, cls.__doc__
-        if hasattr(cls, "__pydantic_config__"):
-            clone.__pydantic_config__ = cls.__pydantic_config__
+        if config := getattr(cls, "__pydantic_config__", None):
+            clone.__pydantic_config__ = config
         return clone
 
 
@@ -192,10 +197,11 @@ def _requirement(hint: Any, default: bool) -> tuple[Any, bool]:
     return hint, default
 
 
-def _is_known(cls: Any) -> bool:
+def _is_known(annotation: Any) -> bool:
     """Tell a class that pydantic itself reads, without asking it."""
-    if not isinstance(cls, type) or issubclass(cls, (BaseModel, enum.Enum)):
+    if not isinstance(annotation, type) or issubclass(annotation, (BaseModel, enum.Enum)):
         return True
+    cls: Any = annotation
     if hasattr(cls, "__get_pydantic_core_schema__"):
         return True
     return cls.__module__.partition(".")[0] in sys.stdlib_module_names and cls.__module__ != "__main__"
@@ -209,14 +215,14 @@ def _pydantic_builds(cls: type) -> bool:
     return True
 
 
-def _parameterised(cls: Any, base: type, arguments: tuple[Any, ...]) -> Any:
+def _parameterised(cls: Any, base: Any, arguments: tuple[Any, ...]) -> Any:
     """Find what `base` was given in the ancestry of `cls`: `list[str]` for `class Names(list[str])`."""
     values = substitution(cls, arguments)
     for written in bases_of(cls):
         origin = get_origin(written) or written
         if origin is base:
             given = tuple(substitute(argument, values) for argument in get_args(written))
-            return base[given] if given else base  # type: ignore[index]  # every base here is generic
+            return base[given] if given else base
         if isinstance(origin, type) and issubclass(origin, base):
             return _parameterised(origin, base, tuple(substitute(item, values) for item in get_args(written)))
     return base

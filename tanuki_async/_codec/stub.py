@@ -23,7 +23,7 @@ async def _raise() -> None:
 
 
 async def _raise_called() -> None:
-    raise NotImplementedError()  # noqa: RSE102  # this very form is to be recognised
+    raise NotImplementedError()  # this very form is to be recognised
 
 
 async def _raise_with() -> None:
@@ -46,7 +46,7 @@ _SHAPES = frozenset(map(_shape, (_nothing, _raise, _raise_called, _raise_with)))
 def check_stub(stub: object) -> FunctionType:
     """Return `stub` if it is an `async def` without a body; StubError says what to write otherwise."""
     if isinstance(stub, (classmethod, staticmethod)):
-        kind = type(stub).__name__
+        kind = "classmethod" if isinstance(stub, classmethod) else "staticmethod"
         raise StubError(f"a {kind} object cannot be patched: put @{kind} above @patch, not below it")
     name = getattr(stub, "__qualname__", None) or repr(stub)
     if inspect.isasyncgenfunction(stub):

@@ -34,12 +34,20 @@ def adapter_of(annotation: Any, namespace: Namespace) -> TypeAdapter[Any]:
     try:
         rewritten = Rewriter(namespace).rewrite(annotation)
         adapter = TypeAdapter[Any](Annotated[Any, Root(rewritten)], config=_CONFIG)
-        adapter.rebuild(force=True, _types_namespace=dict(namespace))
+        _complete(adapter, namespace)
     except PydanticUndefinedAnnotation as error:
         raise Unresolved(f"a type inside it names what does not exist: {error.message}") from error
     except (PydanticUserError, TypeError, RecursionError) as error:
         raise StubError(_first_line(error)) from error
     return adapter
+
+
+def _complete(adapter: TypeAdapter[Any], namespace: Namespace) -> None:
+    """Build what was deferred: forward references mean what they mean in their own module, then in `namespace`."""
+    try:
+        adapter.rebuild(force=True, _types_namespace={})
+    except PydanticUndefinedAnnotation:
+        adapter.rebuild(force=True, _types_namespace=dict(namespace))
 
 
 def _first_line(error: Exception) -> str:
