@@ -1,0 +1,165 @@
+"""Looking at a patched function, and the verbs that act on one: describe, status, distill, feedback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+from tanuki_async._distill.state import State
+from tanuki_async._errors import InputError
+from tanuki_async._expect import Lesson
+from tanuki_async._function import PatchedFunction, patched
+from tanuki_async._records import JsonSchema, Usage
+from tanuki_async._runtime import Tanuki, current
+from tanuki_async._settings import Options
+from tanuki_async._tally import Tally
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a stub says about itself. `schema` is None for embeddings."""
+
+    name: str
+    module: str
+    qualname: str
+    signature: str
+    doc: str
+    hash: str
+    schema: JsonSchema | None
+    closed: bool
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How one function is doing, over all processes that share its storage.
+
+    `saved` is in US dollars: the student's calls at the teacher's mean price, less what audits cost; None where a
+    price is unknown. Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation.
+    """
+
+    name: str
+    hash: str
+    phase: str
+    reason: str
+    teachers: tuple[str, ...]
+    student: str | None
+    datasets: dict[str, int]
+    trainings: int
+    agreement: float | None
+    bound: float | None
+    coverage: float | None
+    held_out: int
+    answered_by_teacher: int
+    answered_by_student: int
+    deferred: int
+    failed: int
+    repaired: int
+    audits: int
+    usage: Usage
+    cost: float
+    unpriced: int
+    saved: float | None
+
+
+def describe(function: Callable[..., Any]) -> Description:
+    """Return what a patched function's stub says. Needs no event loop. UsageError for any other function."""
+    found = patched(function)
+    spec = found.spec
+    return Description(
+        name=spec.name,
+        module=spec.module,
+        qualname=spec.qualname,
+        signature=spec.signature,
+        doc=spec.doc,
+        hash=spec.hash,
+        schema=spec.wire.answer.schema if spec.wire else None,
+        closed=spec.closed,
+        options=found.options,
+    )
+
+
+async def status(function: Callable[..., Any]) -> Status:
+    """Tell phase, models, dataset sizes, agreement, calls by who answered, tokens and cost. May raise StorageError."""
+    found = patched(function)
+    return await _status(current(), found)
+
+
+async def distill(function: Callable[..., Any]) -> Status:
+    """Train and evaluate a student now, if there is anything to learn from, and tell how it went.
+
+    The status's `reason` says why where nothing was trained. May raise StorageError.
+    """
+    found = patched(function)
+    tanuki = current()
+    await tanuki.desk(found).recall()
+    await tanuki.flush()
+    await tanuki.library.distill(found.spec, found.options)
+    return await _status(tanuki, found)
+
+
+async def feedback(
+    function: Callable[P, Coroutine[Any, Any, Any]], correct: Any, /, *args: P.args, **kwargs: P.kwargs
+) -> None:
+    """Say what the right answer is for some arguments.
+
+    `await feedback(f, "good", "I like it")` is the same as an align function with
+    `assert await f("I like it") == "good"`: durable when it returns, shown to the teacher, learnt by the student.
+    AlignmentError where `correct` does not fit the declared type.
+    """
+    found = patched(function)
+    if found.spec.embedding:
+        raise InputError(found.spec.name, None, "an embedding has no right answer; align two of them with == or !=")
+    lesson = Lesson()
+    lesson.learn(lesson.expect(found, found.spec.bind(_with_self(function, args), kwargs)), correct)
+    await current().learn(lesson)
+
+
+def _with_self(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    owner = getattr(function, "__self__", None)
+    return args if owner is None else (owner, *args)
+
+
+async def _status(tanuki: Tanuki, function: PatchedFunction) -> Status:
+    spec, options, library = function.spec, function.options, tanuki.library
+    await tanuki.flush()
+    state, tally, datasets = await asyncio.gather(
+        library.state(spec, options), library.total(spec, options), library.counts(spec)
+    )
+    return make_status(
+        spec.name, spec.hash, state, tally, datasets, tuple(str(each.model) for each in tanuki.desk(function).teachers)
+    )
+
+
+def make_status(
+    name: str, function_hash: str, state: State, tally: Tally, datasets: dict[str, int], teachers: tuple[str, ...]
+) -> Status:
+    """Put together what storage knows of a function."""
+    return Status(
+        name=name,
+        hash=function_hash,
+        phase=state.phase,
+        reason=state.reason,
+        teachers=teachers,
+        student=state.kind if state.student else None,
+        datasets=datasets,
+        trainings=state.trainings,
+        agreement=state.agreement,
+        bound=state.bound,
+        coverage=state.coverage,
+        held_out=state.held_out,
+        answered_by_teacher=tally.teacher,
+        answered_by_student=tally.student,
+        deferred=tally.deferred,
+        failed=tally.failed,
+        repaired=tally.repaired,
+        audits=tally.audits,
+        usage=tally.total_usage(),
+        cost=tally.cost + tally.audit_cost,
+        unpriced=tally.unpriced,
+        saved=tally.saved(),
+    )

@@ -1,0 +1,49 @@
+"""Asserts become examples: awaiting an align function records what it asserts and calls no model."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from tanuki_async._asserts import rewrite
+from tanuki_async._errors import AlignmentError, StubError
+from tanuki_async._expect import Lesson, aligning
+from tanuki_async._runtime import current
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]:
+    """Make a coroutine function teach by its asserts.
+
+    While it runs, patched functions return at once, and what their answers are asserted to be is noted. When it
+    returns, its examples are durable; when it raises, nothing was recorded. AlignmentError names the file and line of
+    an assert that cannot be learnt from, StorageError says why examples could not be kept.
+    """
+    if not inspect.iscoroutinefunction(function):
+        name = getattr(function, "__name__", repr(function))
+        raise StubError(f"{name} is not a coroutine function; write `async def {name}(…):` below @tanuki.align")
+    rewritten: list[Callable[..., Coroutine[Any, Any, R]]] = []  # once it was called
+
+    @functools.wraps(function)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not __debug__:
+            raise AlignmentError(
+                f"{function.__qualname__}() cannot teach under `python -O`, which removes asserts; run without it"
+            )
+        if not rewritten:
+            rewritten.append(await asyncio.to_thread(rewrite, function))  # which reads the source
+        lesson = Lesson()
+        token = aligning.set(lesson)
+        try:
+            result = await rewritten[0](*args, **kwargs)
+        finally:
+            aligning.reset(token)
+        await current().learn(lesson)
+        return result
+
+    return run

@@ -1,0 +1,243 @@
+"""Many calls: a bounded window slides over the items, in order or not."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sized
+from typing import Any, Literal, Self, TypeVar, overload
+
+from tanuki_async._errors import InputError, UsageError
+
+R = TypeVar("R")
+
+CONCURRENCY = 64
+"""Calls at once when nobody says otherwise."""
+
+Items = Iterable[Any] | AsyncIterable[Any]
+Progress = Callable[[int, int], object]
+"""Called after each item with how many are done and how many of these failed."""
+
+
+@overload
+def amap(
+    f: Callable[..., Coroutine[Any, Any, R]],
+    items: Items,
+    *,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    on_error: Literal["raise", "skip"] = "raise",
+    progress: bool | Progress | None = None,
+) -> AsyncIterator[R]: ...
+
+
+@overload
+def amap(
+    f: Callable[..., Coroutine[Any, Any, R]],
+    items: Items,
+    *,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    on_error: Literal["return"],
+    progress: bool | Progress | None = None,
+) -> AsyncIterator[R | Exception]: ...
+
+
+def amap(
+    f: Callable[..., Coroutine[Any, Any, R]],
+    items: Items,
+    *,
+    concurrency: int | None = None,
+    ordered: bool = True,
+    on_error: Literal["raise", "return", "skip"] = "raise",
+    progress: bool | Progress | None = None,
+) -> AsyncIterator[R | Exception]:
+    """Call `f` for each item and yield the results as they are asked for.
+
+    For a function of one parameter an item is that argument; for several, a mapping is spread over the parameters'
+    names and a tuple over their places. At most `concurrency` (64) calls run at a time and at most four times as many
+    results wait to be taken, so memory stays bounded whatever the length, and a slow consumer slows the calls down.
+    `ordered=False` yields whatever is ready first. A failed call raises here, or with `on_error="return"` its error is yielded in its place, or with
+    `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli` extra); a callable gets the
+    number of calls done and failed. Leaving the loop early cancels the calls that run; `aclose()` waits for them.
+    """
+    if concurrency is not None and concurrency < 1:
+        raise UsageError(f"concurrency must be 1 or more, not {concurrency!r}")
+    if on_error not in ("raise", "return", "skip"):
+        raise UsageError(f"on_error is 'raise', 'return' or 'skip', not {on_error!r}")
+    given: object = items
+    if not isinstance(given, (Iterable, AsyncIterable)) or isinstance(given, (str, bytes, Mapping)):
+        raise UsageError(f"amap goes over an iterable or asynchronous iterable of items, not {type(given).__name__}")
+    window = _Window(_spread(f), items, CONCURRENCY if concurrency is None else concurrency, ordered=ordered)
+    return _run(window, on_error, _reporter(progress, items))
+
+
+async def _run(window: _Window, on_error: str, report: Reporter) -> AsyncIterator[Any]:
+    done = failed = 0
+    with report:
+        try:
+            window.open()
+            while (task := await window.next()) is not None:
+                error = None if task.cancelled() else task.exception()
+                done, failed = done + 1, failed + (error is not None)
+                report(done, failed)
+                if not isinstance(error, Exception) or on_error == "raise":
+                    yield task.result()
+                elif on_error == "return":
+                    yield error
+        finally:
+            await window.aclose()
+
+
+class _Window:
+    """The calls that run or wait to be taken: at most `concurrency` run, at most four times as many are there.
+
+    A feeder takes items from the source only when there is room, so results are handed over while a slow source is
+    waited for, and a slow consumer holds the source back.
+    """
+
+    def __init__(
+        self, call: Callable[[Any], Coroutine[Any, Any, Any]], items: Items, concurrency: int, *, ordered: bool
+    ) -> None:
+        self._call, self._items, self._ordered = call, items, ordered
+        self._slots = asyncio.Semaphore(concurrency)
+        self._room = asyncio.Semaphore(4 * concurrency)
+        self._tasks: set[asyncio.Task[Any]] = set()  # made and not yet taken
+        self._line: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()  # by item, or by end if not ordered
+        self._fed = False
+        self._feeder: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Start taking items."""
+        self._feeder = asyncio.create_task(self._feed(), name="tanuki amap feeder")
+
+    async def next(self) -> asyncio.Task[Any] | None:
+        """Return the next call, finished; None after the last. Raises what the source raised."""
+        if self._fed and not self._tasks:
+            task = None
+        else:
+            task = await self._line.get()
+        if task is None:
+            assert self._feeder is not None
+            await self._feeder
+            return None
+        if not task.done():
+            await asyncio.wait((task,))
+        self._tasks.discard(task)
+        self._room.release()
+        return task
+
+    async def _feed(self) -> None:
+        try:
+            if isinstance(self._items, AsyncIterable):
+                async for item in self._items:
+                    await self._start(item)
+            else:
+                for item in self._items:
+                    await self._start(item)
+        finally:
+            self._fed = True
+            if self._ordered or not self._tasks:
+                self._line.put_nowait(None)
+
+    async def _start(self, item: Any) -> None:
+        await self._room.acquire()
+        await self._slots.acquire()
+        task = asyncio.create_task(self._call(item), name="tanuki amap")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        if self._ordered:
+            self._line.put_nowait(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._slots.release()
+        if not self._ordered:
+            self._line.put_nowait(task)
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait for it."""
+        tasks = {self._feeder, *self._tasks} if self._feeder else set[asyncio.Task[Any]]()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # seen: the caller has the first error already
+        self._tasks.clear()
+
+
+def _spread(f: Callable[..., Coroutine[Any, Any, R]]) -> Callable[[Any], Coroutine[Any, Any, R]]:
+    """Return what calls `f` with one item, by how many parameters `f` has."""
+    try:
+        parameters = list(inspect.signature(f).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"amap needs a coroutine function, not {f!r}") from error
+    if not inspect.iscoroutinefunction(f):
+        raise UsageError(f"amap needs a coroutine function; {getattr(f, '__qualname__', f)} is not `async def`")
+    if len(parameters) == 1 and parameters[0].kind in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        return f
+
+    async def call(item: Any) -> R:
+        if isinstance(item, Mapping):
+            return await f(**item)
+        if isinstance(item, tuple):
+            return await f(*item)
+        names = ", ".join(each.name for each in parameters)
+        raise InputError(f.__qualname__, None, f"an item must be a mapping or a tuple of ({names}), not {item!r:.80}")
+
+    return call
+
+
+class Reporter:
+    """Tells nobody. A context manager that is called after each item with how many are done and have failed."""
+
+    def __call__(self, done: int, failed: int) -> None:
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+class _Told(Reporter):
+    def __init__(self, tell: Progress) -> None:
+        self._tell = tell
+
+    def __call__(self, done: int, failed: int) -> None:
+        self._tell(done, failed)
+
+
+class _Bar(Reporter):
+    """A bar on standard error, if that is a terminal."""
+
+    def __init__(self, items: Items) -> None:
+        try:
+            from rich.console import Console
+            from rich.progress import Progress as RichProgress
+        except ImportError as error:
+            raise UsageError("progress=True draws with rich: pip install 'tanuki_async[cli]'") from error
+        self._bar = RichProgress(console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("calls", total=len(items) if isinstance(items, Sized) else None)
+
+    def __call__(self, done: int, failed: int) -> None:
+        self._bar.update(self._task, completed=done, description=f"calls, {failed} failed" if failed else "calls")
+
+    def __enter__(self) -> Self:
+        if self._bar.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _reporter(progress: bool | Progress | None, items: Items) -> Reporter:
+    if callable(progress):
+        return _Told(progress)
+    return _Bar(items) if progress else Reporter()

@@ -1,0 +1,174 @@
+"""The story of one call: a student or a teacher answers, the answer becomes a value, the value is remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from pydantic import ValidationError
+
+from tanuki_async import _route
+from tanuki_async._clock import timestamp
+from tanuki_async._codec import parse, prompt, tokens
+from tanuki_async._codec.describe import Call
+from tanuki_async._desk import Desk
+from tanuki_async._errors import (
+    AuthenticationError,
+    CallTimeoutError,
+    OutputError,
+    ProviderUnavailableError,
+    ProviderUnreachableError,
+    QuotaExceededError,
+    RateLimitedError,
+)
+from tanuki_async._lines import compact, encode_line
+from tanuki_async._pool.pool import Progress
+from tanuki_async._records import Completion, JsonValue, Request, Turn
+from tanuki_async._route import Teacher
+from tanuki_async.abc import ABSTAIN, Abstention
+
+logger = logging.getLogger("tanuki_async.call")
+
+CUT_OFF = "It was cut off before its end. Answer again, as briefly as the schema allows."
+
+TAKE_OVER = (
+    AuthenticationError,
+    ProviderUnavailableError,
+    ProviderUnreachableError,
+    QuotaExceededError,
+    RateLimitedError,
+)
+"""When one teacher ends with these, the next one answers."""
+
+
+async def call(desk: Desk, bound: Call) -> Any:
+    """Answer one call within its deadline: from the student if it is sure, else from the first teacher that can."""
+    progress = Progress(desk.clock.monotonic() + desk.options.timeout)
+    try:
+        async with asyncio.timeout(desk.options.timeout) as deadline:
+            await desk.recall()
+            answer = await from_student(desk, bound)
+            if answer is ABSTAIN:
+                answer = await from_teachers(desk, bound, progress)
+                desk.tally.teacher += 1
+            return answer
+    except TimeoutError as error:
+        desk.tally.failed += 1
+        if deadline.expired():
+            raise CallTimeoutError(desk.spec.name, progress.waiting_for, desk.options.timeout) from error
+        raise
+    except Exception:
+        desk.tally.failed += 1
+        raise
+
+
+async def from_student(desk: Desk, bound: Call) -> Any:
+    """Let the student answer, or return ABSTAIN. Its answers are no training data: only a teacher's are."""
+    student = desk.apprentice.student()
+    if student is None:
+        return ABSTAIN
+    try:
+        output = await student.answer(bound.inputs())
+        if isinstance(output, Abstention):
+            desk.tally.deferred += 1
+            return ABSTAIN
+        value = load(desk, output)
+    except ValidationError:
+        await desk.apprentice.fault()
+        return ABSTAIN
+    except Exception:  # a student may be a user's own class; whatever it raises, the teacher can answer
+        logger.exception("%s(): the student failed; the teacher answers", desk.spec.name)
+        await desk.apprentice.fault()
+        return ABSTAIN
+    desk.tally.student += 1
+    if desk.apprentice.due_audit():
+        desk.spawn(audit(desk, bound, value), f"tanuki audit {desk.spec.name}")
+    return value
+
+
+def load(desk: Desk, output: JsonValue) -> Any:
+    """Make a value of the declared type from recorded JSON. ValidationError where it does not fit."""
+    assert desk.spec.wire is not None  # embeddings have no student
+    return desk.spec.wire.load(compact(output))
+
+
+async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing: bool = False) -> Any:
+    """Ask the first teacher whose window fits; a later one takes over when an earlier one cannot answer."""
+    turn = prompt.input_turn(bound)
+    able = _route.fitting(
+        desk.teachers,
+        tokens.size(desk.head, (turn,)),
+        function=desk.spec.name,
+        largest=desk.largest_part(turn),
+        answer=desk.options.generation_params.max_new_tokens,
+    )
+    for teacher in able[:-1]:
+        try:
+            return await converse(desk, teacher, bound, turn, progress, auditing=auditing)
+        except TAKE_OVER as error:
+            logger.warning("%s(): the next teacher takes over: %s", desk.spec.name, error)
+    return await converse(desk, able[-1], bound, turn, progress, auditing=auditing)
+
+
+async def converse(desk: Desk, teacher: Teacher, bound: Call, turn: Turn, progress: Progress, *, auditing: bool) -> Any:
+    """Ask until an answer fits the type, each time with the complaint about the one before; then remember it."""
+    turns: tuple[Turn, ...] = (turn,)
+    attempts: list[str] = []
+    complaints: list[str] = []
+    wire = desk.spec.wire
+    assert wire is not None  # embeddings are not conversations
+    while len(attempts) <= desk.options.max_repairs:
+        completion = await ask(desk, teacher, turns, progress, auditing=auditing)
+        parsed = parse.parse(wire, completion.text)
+        if isinstance(parsed, parse.Parsed):
+            remember(desk, teacher, bound, parsed.output_json, repaired=bool(attempts))
+            return parsed.value
+        complaint = CUT_OFF if completion.truncated else parsed.text
+        attempts.append(completion.text)
+        complaints.append(complaint)
+        turns = prompt.repair(turns, completion.text, complaint)
+    raise OutputError(desk.spec.name, desk.spec.output_text, tuple(attempts), tuple(complaints))
+
+
+async def ask(
+    desk: Desk, teacher: Teacher, turns: tuple[Turn, ...], progress: Progress, *, auditing: bool
+) -> Completion:
+    """Get one answer through the pool; one that was cut off is asked for once more, with more room."""
+    asked = desk.options.generation_params.max_new_tokens
+    request = Request(model=teacher.model, head=desk.head, turns=turns)
+    completion = await desk.pool.complete(teacher.provider, request, progress)
+    desk.tally.spend(teacher.model, completion.usage, audit=auditing)
+    if not completion.truncated:
+        return completion
+    room = _route.larger_answer(teacher.model, asked, completion.usage.output_tokens)
+    if room is None:
+        return completion
+    request = Request(model=teacher.model, head=desk.head, turns=turns, max_tokens=room)
+    completion = await desk.pool.complete(teacher.provider, request, progress)
+    desk.tally.spend(teacher.model, completion.usage, audit=auditing)
+    return completion
+
+
+def remember(desk: Desk, teacher: Teacher, bound: Call, output: bytes, *, repaired: bool) -> None:
+    """Leave the answer behind as training data, without waiting."""
+    desk.tally.repaired += repaired
+    line = encode_line(
+        args=bound.args_json,
+        kwargs=bound.kwargs_json,
+        output=output,
+        source="call",
+        repaired=repaired,
+        model=str(teacher.model),
+        at=timestamp(desk.clock.now()),
+    )
+    desk.remember(desk.patches, line)
+
+
+async def audit(desk: Desk, bound: Call, value: Any) -> None:
+    """Ask the teacher what the student has answered already, and take note whether they agree."""
+    desk.tally.audits += 1
+    async with asyncio.timeout(desk.options.timeout):
+        truth = await from_teachers(desk, bound, Progress(), auditing=True)
+    match = desk.options.match
+    await desk.apprentice.audited(agreed=bool(match(value, truth)) if match else bool(value == truth))

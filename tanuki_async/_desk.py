@@ -1,0 +1,146 @@
+"""What the calls of one function share in one open Tanuki, gathered once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from tanuki_async._clock import Clock
+from tanuki_async._codec import prompt
+from tanuki_async._codec.describe import FunctionSpec
+from tanuki_async._pool.pool import Pool
+from tanuki_async._records import Example, Head, Turn
+from tanuki_async._route import Teacher
+from tanuki_async._settings import Options
+from tanuki_async._tally import Tally
+from tanuki_async.abc import Student
+
+logger = logging.getLogger("tanuki_async.call")
+
+
+class Remember(Protocol):
+    """Takes one line for a dataset. Never waits, never raises."""
+
+    def __call__(self, name: str, line: bytes, /) -> None: ...
+
+
+class Apprentice(Protocol):
+    """What a call asks of distillation."""
+
+    def student(self) -> Student | None:
+        """Whoever serves now."""
+        ...
+
+    def due_audit(self) -> bool:
+        """Draw whether this answer of the student shall be checked."""
+        ...
+
+    async def audited(self, *, agreed: bool) -> None:
+        """Take note of one check."""
+        ...
+
+    async def fault(self) -> None:
+        """Take note of an answer that did not fit the type."""
+        ...
+
+
+class NoApprentice:
+    """Stands where nothing is distilled."""
+
+    def student(self) -> Student | None:
+        return None
+
+    def due_audit(self) -> bool:
+        return False
+
+    async def audited(self, *, agreed: bool) -> None:
+        return
+
+    async def fault(self) -> None:
+        return
+
+
+class Desk:
+    """Everything that a call of one function needs besides its arguments.
+
+    `recall` reads what storage knows of the function; until it has been awaited once, calls wait for it.
+    """
+
+    __slots__ = (
+        "_examples", "_head", "_recall", "_recalled", "_recalling", "apprentice", "batcher", "clock", "options",
+        "patches", "pool", "remember", "spawn", "spec", "tally", "teachers",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        spec: FunctionSpec,
+        options: Options,
+        teachers: tuple[Teacher, ...],
+        pool: Pool,
+        clock: Clock,
+        patches: str,
+        remember: Remember,
+        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        recall: Callable[[Desk], Awaitable[None]],
+        tally: Tally,
+    ) -> None:
+        self.spec, self.options, self.teachers, self.pool, self.clock = spec, options, teachers, pool, clock
+        self.patches = patches  # the dataset that calls are remembered in
+        self.remember, self.spawn = remember, spawn
+        self.apprentice: Apprentice = NoApprentice()
+        self.tally = tally
+        self.batcher: Any = None  # of _embed, made at the first embedding
+        self._recall = recall
+        self._recalling: asyncio.Task[None] | None = None
+        self._recalled = False
+        self._examples: dict[str, Example] = {}
+        self._head: Head | None = None
+
+    async def recall(self) -> None:
+        """Wait until storage was read, at the first call only. Many first calls read once."""
+        if self._recalled:
+            return
+        if self._recalling is None:
+            self._recalling = asyncio.ensure_future(self._recall(self))
+        try:
+            await asyncio.shield(self._recalling)
+        finally:
+            self._recalled = self._recalling.done()
+
+    @property
+    def head(self) -> Head:
+        """The stable part of the prompt; made anew when an aligned example was added."""
+        if self._head is None:
+            window = min(teacher.model.context_window for teacher in self.teachers)
+            self._head = prompt.head(
+                self.spec,
+                list(self._examples.values()),
+                self.options.generation_params,
+                tokens=min(window // 4, prompt.EXAMPLE_TOKENS),
+            )
+        return self._head
+
+    def teach(self, example: Example) -> None:
+        """Show an aligned example in prompts from now on. A later answer for the same arguments replaces an earlier."""
+        question = self.spec.text_of(example.args, example.kwargs)
+        known = self._examples.pop(question, None)
+        if known is not None and known.output != example.output:
+            logger.warning(
+                "%s(): two different answers were aligned for %s; the later one, %r, wins",
+                self.spec.name, question[:200], example.output,
+            )  # fmt: skip
+        self._examples[question] = example
+        self._head = None
+
+    def largest_part(self, turn: Turn) -> str:
+        """Name what makes a prompt long, for the message of an error."""
+        examples = sum(len(each.text) for each in self.head.examples)
+        parts = {
+            "the arguments": len(turn.text),
+            "the aligned examples": examples,
+            "the docstring and answer schema": len(self.head.system),
+        }
+        return max(parts, key=lambda part: parts[part])

@@ -1,0 +1,115 @@
+"""The story of one embedding: small calls that come together travel as one request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tanuki_async import _route
+from tanuki_async._codec import tokens
+from tanuki_async._codec.describe import Call
+from tanuki_async._desk import Desk
+from tanuki_async._errors import CallTimeoutError, InputError, TanukiError
+from tanuki_async._pool.pool import Progress
+from tanuki_async._route import Teacher
+
+GATHER = 0.002
+"""Seconds that a call waits for company."""
+MOST_TEXTS = 512
+"""Texts of one request; OpenAI takes 2,048, smaller servers fewer."""
+MOST_TOKENS = 200_000
+"""Tokens of one request; OpenAI takes 300,000, and ours are estimates."""
+
+
+async def embed(desk: Desk, bound: Call) -> Any:
+    """Return the vector of one call's input, within its deadline."""
+    text = input_text(desk, bound)
+    size = tokens.estimate(text)
+    teacher = _route.fitting(desk.teachers, size, function=desk.spec.name, largest="the arguments", answer=1)[0]
+    if desk.batcher is None:
+        desk.batcher = Batcher(desk, teacher)
+    try:
+        async with asyncio.timeout(desk.options.timeout) as deadline:
+            vector = await desk.batcher.vector(text, size)
+    except TimeoutError as error:
+        desk.tally.failed += 1
+        if deadline.expired():
+            raise CallTimeoutError(desk.spec.name, f"an embedding by {teacher.model}", desk.options.timeout) from error
+        raise
+    except TanukiError:
+        desk.tally.failed += 1
+        raise
+    desk.tally.teacher += 1
+    if desk.spec.embedding == "numpy":
+        import numpy
+
+        return numpy.asarray(vector, dtype=numpy.float32)
+    return vector
+
+
+def input_text(desk: Desk, bound: Call) -> str:
+    """What is embedded: the one string argument as it is, else all arguments as JSON."""
+    inputs = bound.inputs()
+    only = next(iter(inputs.values())) if len(inputs) == 1 else None
+    text = only if isinstance(only, str) else bound.text
+    if not text:
+        raise InputError(desk.spec.name, next(iter(inputs), None), "an empty text has no embedding")
+    return text
+
+
+class Batcher:
+    """Collects the texts of concurrent calls of one function. A cancelled call leaves the others untouched."""
+
+    def __init__(self, desk: Desk, teacher: Teacher) -> None:
+        self._desk, self._teacher = desk, teacher
+        self._waiting: list[tuple[str, int, asyncio.Future[list[float]]]] = []
+        self._sending = False
+
+    async def vector(self, text: str, size: int) -> list[float]:
+        """Wait for the vector of `text`."""
+        future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((text, size, future))
+        if not self._sending:
+            self._sending = True
+            self._desk.spawn(self._gather(), f"tanuki embed {self._desk.spec.name}")
+        return await future
+
+    async def _gather(self) -> None:
+        try:
+            await asyncio.sleep(GATHER)
+        finally:
+            self._sending = False
+            batches = self._take()
+        for batch in batches:
+            self._desk.spawn(self._send(batch), f"tanuki embed {self._desk.spec.name}")
+
+    def _take(self) -> list[list[tuple[str, asyncio.Future[list[float]]]]]:
+        batches: list[list[tuple[str, asyncio.Future[list[float]]]]] = []
+        room_texts = room_tokens = 0
+        for text, size, future in self._waiting:
+            if future.done():  # its caller was cancelled
+                continue
+            if room_texts < 1 or room_tokens < size:
+                batches.append([])
+                room_texts, room_tokens = MOST_TEXTS, MOST_TOKENS
+            batches[-1].append((text, future))
+            room_texts, room_tokens = room_texts - 1, room_tokens - size
+        self._waiting.clear()
+        return batches
+
+    async def _send(self, batch: list[tuple[str, asyncio.Future[list[float]]]]) -> None:
+        provider, model = self._teacher.provider, self._teacher.model
+        try:
+            texts = [text for text, _ in batch]
+            vectors, usage = await self._desk.pool.embed(provider, model, texts, Progress())
+        except BaseException as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
+            if isinstance(error, TanukiError):
+                return  # every caller has it
+            raise
+        self._desk.tally.spend(model, usage)
+        for (_, future), vector in zip(batch, vectors, strict=True):
+            if not future.done():
+                future.set_result(vector)

@@ -1,0 +1,239 @@
+"""What storage knows of each function: its aligned examples, its card, its tally, its student."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tanuki_async._clock import Clock, timestamp
+from tanuki_async._codec.describe import FunctionSpec
+from tanuki_async._codec.prompt import TEMPLATE_VERSION
+from tanuki_async._desk import Desk
+from tanuki_async._distill.scheduler import Distiller
+from tanuki_async._distill.state import State, Task
+from tanuki_async._errors import StorageError
+from tanuki_async._function import PatchedFunction
+from tanuki_async._lines import compact, encode_example
+from tanuki_async._record import dataset
+from tanuki_async._records import Example, JsonValue
+from tanuki_async._settings import Options, Settings
+from tanuki_async._tally import Tally
+from tanuki_async.abc import Storage
+
+if TYPE_CHECKING:
+    from tanuki_async._expect import Lesson
+
+logger = logging.getLogger("tanuki_async.storage")
+
+RECALL_TIMEOUT = 5.0
+"""Seconds that a function's first call waits for slow storage before it goes on without examples."""
+SAVE_TALLIES = 5.0
+"""Seconds between two looks at which tallies to add up in storage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a function looked like, kept beside its data so that the data can be told apart."""
+
+    name: str
+    qualname: str
+    module: str
+    signature: str
+    doc: str
+    hash: str
+    first_seen: str
+
+    def to_json(self) -> bytes:
+        """Write the card as a small JSON document."""
+        return compact({"v": 1, **{name: getattr(self, name) for name in self.__slots__}})
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Card:
+        """Read what `to_json` wrote; StorageError where it is something else."""
+        try:
+            document: dict[str, Any] = json.loads(text)
+            document.pop("v")
+            return cls(**document)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StorageError(f"not a function's card: {error!r}") from error
+
+
+def card_key(function_hash: str) -> str:
+    """Where storage keeps a function's card."""
+    return f"{function_hash}/function"
+
+
+def tally_key(function_hash: str, environment_id: int) -> str:
+    """Where storage keeps a function's tally."""
+    return f"{function_hash}/tally-{environment_id}"
+
+
+class Library:
+    """Reads what storage knows at a function's first call, and adds to it in the background."""
+
+    def __init__(self, storage: Storage, settings: Settings, *, clock: Clock) -> None:
+        self._storage, self._settings, self._clock = storage, settings, clock
+        owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._distiller = Distiller(storage, clock=clock, owner=owner)
+        self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
+        self._saver: asyncio.Task[None] | None = None
+
+    def patches(self, spec: FunctionSpec) -> str:
+        """Return the name of the dataset that calls are remembered in."""
+        return dataset.name_of(spec.hash, dataset.PATCHES)
+
+    def tally(self, spec: FunctionSpec, options: Options) -> Tally:
+        """Return where the calls of a function are counted; decorating it twice counts together."""
+        if options.ignore_data_storage:
+            return Tally()
+        return self._tallies.setdefault(tally_key(spec.hash, options.environment_id), Tally())
+
+    def written(self, name: str, count: int) -> None:
+        """Take note that `count` new examples are durable under `name`."""
+        self._distiller.on_written(name, count)
+
+    async def recall(self, desk: Desk) -> None:
+        """Read what storage knows of a function. Storage that is slow or down costs the call nothing but a wait."""
+        if desk.options.ignore_data_storage:
+            return
+        try:
+            async with asyncio.timeout(RECALL_TIMEOUT):
+                await self._recall(desk)
+        except (StorageError, TimeoutError) as error:
+            logger.warning(
+                "%s(): its examples cannot be read now: %s", desk.spec.name, str(error) or "storage is too slow"
+            )
+
+    async def _recall(self, desk: Desk) -> None:
+        spec, options = desk.spec, desk.options
+        async for batch in dataset.read(self._storage, spec.hash, dataset.SYMBOLIC_ALIGNMENTS):
+            for example in batch:
+                desk.teach(example)
+        await self._put_card(spec)
+        if self._saver is None:
+            self._saver = asyncio.create_task(self._save_now_and_then(), name="tanuki tallies")
+        if not options.ignore_finetuning and spec.embedding is None:
+            desk.apprentice = await self._distiller.watch(self.task(spec, options))
+
+    def task(self, spec: FunctionSpec, options: Options) -> Task:
+        """Say what is to be learnt, for distillation."""
+        settings = self._settings
+        student = options.student_model if options.student_model != "auto" else settings.student_model
+        match = options.match
+
+        def agree(left: JsonValue, right: JsonValue) -> bool:
+            assert match is not None
+            assert spec.wire is not None
+            return match(spec.wire.load(compact(left)), spec.wire.load(compact(right)))
+
+        return Task(
+            hash=spec.hash,
+            name=spec.name,
+            closed=spec.closed,
+            inputs_of=spec.inputs_of,
+            environment_id=options.environment_id,
+            student_model=student if student is None or isinstance(student, str) else tuple(student),
+            distill_after=options.distill_after,
+            min_agreement=settings.min_agreement if options.min_agreement is None else options.min_agreement,
+            audit_rate=settings.audit_rate if options.audit_rate is None else options.audit_rate,
+            ignore_finetune_fetching=options.ignore_finetune_fetching,
+            ignore_finetuning=options.ignore_finetuning,
+            template_version=TEMPLATE_VERSION,
+            match=agree if match else None,
+        )
+
+    async def _put_card(self, spec: FunctionSpec) -> None:
+        key = card_key(spec.hash)
+        if await self._storage.get(key) is None:
+            card = Card(
+                name=spec.name,
+                qualname=spec.qualname,
+                module=spec.module,
+                signature=spec.signature,
+                doc=spec.doc,
+                hash=spec.hash,
+                first_seen=timestamp(self._clock.now()),
+            )
+            await self._storage.put(key, card.to_json(), version=None)
+
+    def lesson(self, lesson: Lesson) -> Iterator[tuple[PatchedFunction, str, bytes]]:
+        """Return the lines that a lesson leaves behind, and the dataset of each."""
+        at = timestamp(self._clock.now())
+        for function, example in lesson.examples:
+            name = dataset.name_of(function.spec.hash, dataset.SYMBOLIC_ALIGNMENTS)
+            yield function, name, _stamped(example, at)
+        for function, pair, alike in lesson.pairs:
+            kind = dataset.POSITIVE_EMBEDDABLE_ALIGNMENTS if alike else dataset.NEGATIVE_EMBEDDABLE_ALIGNMENTS
+            yield function, dataset.name_of(function.spec.hash, kind), _stamped(pair, at)
+
+    async def distill(self, spec: FunctionSpec, options: Options) -> State:
+        """Take one step of distillation now."""
+        return await self._distiller.distill(self.task(spec, options))
+
+    async def state(self, spec: FunctionSpec, options: Options) -> State:
+        """Read how far distillation has come."""
+        return await self._distiller.state(self.task(spec, options))
+
+    async def counts(self, spec: FunctionSpec) -> dict[str, int]:
+        """Count the lines of each dataset of a function."""
+        return {each: await self._storage.count(dataset.name_of(spec.hash, each)) for each in dataset.DATASETS}
+
+    async def total(self, spec: FunctionSpec, options: Options) -> Tally:
+        """Return what all processes together have counted for a function."""
+        await self.save_tallies()
+        return await read_tally(self._storage, spec.hash, options.environment_id)
+
+    async def save_tallies(self) -> None:
+        """Add up in storage what was counted here since the last time."""
+        for key, tally in list(self._tallies.items()):
+            if tally:
+                counted = tally.take()
+                try:
+                    await _add_tally(self._storage, key, counted)
+                except BaseException:
+                    tally.add(counted)
+                    raise
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self._clock.sleep(SAVE_TALLIES)
+            try:
+                await self.save_tallies()
+            except StorageError as error:
+                logger.warning("tallies cannot be saved now: %s", error)
+
+    async def aclose(self) -> None:
+        """Stop distilling and save the tallies."""
+        if self._saver is not None:
+            self._saver.cancel()
+            await asyncio.wait({self._saver})
+        await self._distiller.aclose()
+        await self.save_tallies()
+
+
+def _stamped(example: Example, at: str) -> bytes:
+    import dataclasses
+
+    return encode_example(dataclasses.replace(example, at=at))
+
+
+async def read_tally(storage: Storage, function_hash: str, environment_id: int) -> Tally:
+    """Read a function's tally; an empty one where none was kept yet."""
+    there = await storage.get(tally_key(function_hash, environment_id))
+    return Tally.from_json(there.value) if there else Tally()
+
+
+async def _add_tally(storage: Storage, key: str, counted: Tally) -> None:
+    while True:
+        there = await storage.get(key)
+        total = Tally.from_json(there.value) if there else Tally()
+        total.add(counted)
+        if await storage.put(key, total.to_json(), version=there.version if there else None) is not None:
+            return

@@ -1,0 +1,41 @@
+"""Which model answers, and does the prompt fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tanuki_async._errors import PromptTooLongError
+from tanuki_async._records import Model
+from tanuki_async.abc import Provider
+
+ANSWER_RESERVE = 1_024
+"""Tokens of a window that are kept free for the answer when the user names no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A model that may answer, and who speaks for it."""
+
+    provider: Provider
+    model: Model
+
+
+def fitting(
+    teachers: Sequence[Teacher], size: int, *, function: str, largest: str, answer: int | None = None
+) -> list[Teacher]:
+    """Keep the teachers whose window takes a prompt of `size` tokens and an answer, in order of preference."""
+    need = size + (answer or ANSWER_RESERVE)
+    fit = [teacher for teacher in teachers if teacher.model.context_window >= need]
+    if fit:
+        return fit
+    windows = {str(teacher.model): teacher.model.context_window for teacher in teachers}
+    raise PromptTooLongError(function, size, windows, largest)
+
+
+def larger_answer(model: Model, asked: int | None, used: int) -> int | None:
+    """Return a limit with which to ask again after an answer was cut off, or None where the model allows no more."""
+    wanted = 2 * max(asked or 0, used, 256)
+    ceiling = model.max_output or model.context_window
+    limit = min(wanted, ceiling)
+    return limit if limit > max(asked or 0, used) else None

@@ -1,0 +1,280 @@
+"""Tanuki: opens, owns and closes everything, for one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import weakref
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+from tanuki_async import _call, _embed, _loops
+from tanuki_async._clock import SYSTEM_CLOCK, Clock
+from tanuki_async._codec.describe import Call
+from tanuki_async._desk import Desk
+from tanuki_async._errors import NotOpenError
+from tanuki_async._function import PatchedFunction
+from tanuki_async._library import Library
+from tanuki_async._pool.http import Connections
+from tanuki_async._pool.pool import Pool, PoolStatistics
+from tanuki_async._record.recorder import Recorder, RecorderStatistics
+from tanuki_async._settings import Settings, SettingsKeywords, build
+from tanuki_async._teachers import Teachers
+from tanuki_async.abc import Storage
+
+if TYPE_CHECKING:
+    from tanuki_async._expect import Lesson
+
+logger = logging.getLogger("tanuki_async")
+
+_defaults = Settings()
+
+
+def configure(**keywords: Unpack[SettingsKeywords]) -> None:
+    """Set what Tanukis opened from now on start from. What is open keeps its settings.
+
+    Takes what `Tanuki` takes; SettingsError for what cannot work.
+    """
+    global _defaults
+    _defaults = build(Settings, keywords, base=_defaults)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What one Tanuki is doing: its background work and its pool."""
+
+    recorder: RecorderStatistics
+    pool: PoolStatistics
+
+
+class Tanuki:
+    """Owns connections, recorder and distillation for every patched call on one event loop.
+
+    Open it with `async with`, usually in an application's lifespan; scripts need none, since the first call opens
+    one from the environment and the end of the loop closes it. Whatever was recorded is durable once it is closed.
+    Opens once; a closed one stays closed.
+    """
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, **keywords: Unpack[SettingsKeywords]) -> None:
+        self.settings = build(Settings, keywords, base=_defaults)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._clock = clock
+        self._closing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._desks: weakref.WeakKeyDictionary[PatchedFunction, Desk] = weakref.WeakKeyDictionary()
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._storage = make_storage(self.settings)
+        self._teachers = Teachers(self.settings)
+        self._pool = Pool(Connections(self.settings.http_client), clock=clock, limits=self.settings.limits)
+        self.library = Library(self._storage, self.settings, clock=clock)
+        self._recorder = Recorder(
+            self._storage,
+            flush_interval=self.settings.flush_interval,
+            queue_bytes=self.settings.queue_bytes,
+            clock=clock,
+            on_written=self.library.written,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are answered."""
+        return self.loop is not None and self._closing is None
+
+    async def __aenter__(self) -> Self:
+        """Open. Raises StorageError where the data cannot be kept."""
+        self._start(override=True)
+        try:
+            await self._storage.open()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Write what is queued, then close. An error on the way is raised only if nothing else is."""
+        await self.aclose()
+
+    def _start(self, *, override: bool) -> None:
+        if self.loop is not None:
+            raise NotOpenError("this Tanuki was opened before; make a new one, it costs little")
+        self.loop = _loops.running_loop("opening a Tanuki")
+        _loops.enter(self, self.loop, override=override)
+        self._recorder.start()
+        if not _open_now:
+            atexit.unregister(_drain_leftovers)  # once is enough
+            atexit.register(_drain_leftovers)
+        _open_now.add(self)
+        logger.info("opened a Tanuki with %s", self._storage)
+
+    async def aclose(self) -> None:
+        """Stop background work, write what is queued, close connections. Safe to call twice, also when cancelled."""
+        if self.loop is None:
+            return
+        if self.loop is not asyncio.get_running_loop():
+            raise NotOpenError("a Tanuki is closed on the event loop that it was opened on")
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name="tanuki close")
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():  # what is queued gets written even while this task is being cancelled
+            try:
+                await asyncio.shield(self._closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        self._closing.result()
+
+    async def _close(self) -> None:
+        assert self.loop is not None
+        _loops.leave(self, self.loop)
+        steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
+            self._stop_tasks,
+            self.library.aclose,
+            self._recorder.aclose,
+            self._storage.aclose,
+            self._pool.aclose,
+        )
+        for step in steps:
+            try:
+                async with asyncio.timeout(self.settings.close_timeout):
+                    await step()
+            except Exception:  # one part that fails to close must not keep the others open
+                logger.exception("closing a Tanuki: %s failed", getattr(step, "__qualname__", step))
+        _open_now.discard(self)
+        logger.info("closed a Tanuki: %s", self._recorder.statistics())
+
+    async def _stop_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def answer(self, function: PatchedFunction, bound: Call) -> Any:
+        """Answer one call of a patched function."""
+        desk = self.desk(function)
+        if function.spec.embedding:
+            return await _embed.embed(desk, bound)
+        return await _call.call(desk, bound)
+
+    def desk(self, function: PatchedFunction) -> Desk:
+        """Return what the calls of `function` share here, gathering it at the first."""
+        desk = self._desks.get(function)
+        if desk is None:
+            desk = self._desks[function] = self._make_desk(function)
+        return desk
+
+    def _make_desk(self, function: PatchedFunction) -> Desk:
+        spec, options = function.spec, function.options
+        return Desk(
+            spec=spec,
+            options=options,
+            teachers=self._teachers.of(options, embedding=bool(spec.embedding)),
+            pool=self._pool,
+            clock=self._clock,
+            patches=self.library.patches(spec),
+            remember=_forget if options.ignore_data_storage else self._recorder.remember,
+            spawn=self.spawn,
+            recall=self.library.recall,
+            tally=self.library.tally(spec, options),
+        )
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something in the background until it ends or the Tanuki closes. Its failure is logged."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("%s failed: %s", task.get_name(), error, exc_info=error)
+
+    async def learn(self, lesson: Lesson) -> None:
+        """Keep what an align function taught; durable when this returns."""
+        lines: dict[str, list[bytes]] = {}
+        for function, name, line in self.library.lesson(lesson):
+            if not function.options.ignore_data_storage:
+                lines.setdefault(name, []).append(line)
+        for name, batch in lines.items():
+            await self._recorder.keep(name, batch)
+        for function, example in lesson.examples:
+            desk = self.desk(function)
+            if not function.options.ignore_data_storage:
+                await desk.recall()
+            desk.teach(example)
+
+    async def drain_elsewhere(self) -> None:
+        """Write what is queued on another loop than one's own, which is gone."""
+        await self._recorder.drain_elsewhere()
+
+    async def flush(self) -> None:
+        """Wait until all recorded so far is durable. StorageError says why it cannot be."""
+        await self._recorder.flush()
+
+    def statistics(self) -> Statistics:
+        """Count what was recorded and sent until now."""
+        return Statistics(recorder=self._recorder.statistics(), pool=self._pool.statistics())
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        """Wait for the end of the loop, which closes its asynchronous generators, then close."""
+        try:
+            yield
+        finally:
+            await self.aclose()
+
+    @classmethod
+    def open_default(cls) -> Self:
+        """Open one from the environment, without waiting, for as long as the running loop lasts."""
+        tanuki = cls()
+        tanuki._start(override=False)
+        tanuki._keeper = tanuki._keep()
+        with contextlib.suppress(StopIteration):
+            tanuki._keeper.__anext__().send(None)  # runs to its `yield`, which tells the loop about it
+        return tanuki
+
+
+def current() -> Tanuki:
+    """Return the Tanuki of the running loop, opening the default one at the first call."""
+    loop = _loops.running_loop("a patched function")
+    tanuki = _loops.find(loop)
+    if tanuki is None:
+        return Tanuki.open_default()
+    if not tanuki.is_open:
+        raise NotOpenError(
+            "the Tanuki of this event loop is closed; keep its `async with tanuki.Tanuki(…):` open for as long as "
+            "patched functions are called"
+        )
+    return tanuki
+
+
+async def flush() -> None:
+    """Wait until all that was recorded on this loop is durable. StorageError says why it cannot be."""
+    await current().flush()
+
+
+def make_storage(settings: Settings) -> Storage:
+    """Make the storage that settings name. SettingsError for a URL of no known kind."""
+    from tanuki_async._places import open_place
+
+    return open_place(settings.storage)
+
+
+def _forget(_: str, __: bytes) -> None:
+    """Stand where nothing is recorded."""
+
+
+_open_now: set[Tanuki] = set()
+
+
+def _drain_leftovers() -> None:
+    """Write what loops left behind that were closed without an end (`loop.close()` with no shutdown)."""
+    for tanuki in list(_open_now):
+        asyncio.run(tanuki.drain_elsewhere())

@@ -1,0 +1,59 @@
+"""From a model's name to who answers: which provider speaks for it."""
+
+from __future__ import annotations
+
+import importlib
+
+from tanuki_async._errors import SettingsError
+from tanuki_async._models import split_name
+from tanuki_async._records import Model
+from tanuki_async._route import Teacher
+from tanuki_async._settings import Options, Settings, nearest
+from tanuki_async.abc import Provider
+
+BUILT_IN = {
+    "openai": ("tanuki_async.providers.openai", "OpenAI"),
+    "together": ("tanuki_async.providers.together", "TogetherAI"),
+    "anyscale": ("tanuki_async.providers.anyscale", "Anyscale"),
+}
+"""Providers that are made from the environment when a model names them; each module is imported only then."""
+
+
+class Teachers:
+    """The providers of one Tanuki, and the models that they answer with."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._providers: dict[str, Provider] = {}
+        for provider in settings.providers:
+            if self._providers.setdefault(provider.name, provider) is not provider:
+                raise SettingsError(f"two providers are called {provider.name!r}; give one of them another `name=`")
+
+    def of(self, options: Options, *, embedding: bool) -> tuple[Teacher, ...]:
+        """Return who may answer a function, in order of preference."""
+        if options.teacher_models is not None:
+            chosen = options.teacher_models
+        else:
+            chosen = (self._settings.embedding_model,) if embedding else self._settings.teacher_models
+        if not chosen:
+            raise SettingsError("teacher_models is empty; name at least one model or leave the keyword out")
+        return tuple(self._teacher(each) for each in chosen)
+
+    def _teacher(self, choice: str | Model) -> Teacher:
+        if isinstance(choice, Model):
+            return Teacher(self._provider(choice.provider), choice)
+        provider_name, model_name = split_name(choice)
+        provider = self._provider(provider_name)
+        return Teacher(provider, provider.model(model_name))
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._providers:
+            if name not in BUILT_IN:
+                known = sorted({*BUILT_IN, *self._providers})
+                raise SettingsError(
+                    f"no provider is called {name!r}{nearest(name, known)}. For another server pass "
+                    "`Tanuki(providers=[OpenAICompatible(base_url, name=…)])`"
+                )
+            module, kind = BUILT_IN[name]
+            self._providers[name] = getattr(importlib.import_module(module), kind)()
+        return self._providers[name]
