@@ -39,8 +39,6 @@ class Natural(GenerateJsonSchema):
         return {"type": "string", "description": " ".join(["A decimal number, as a string.", *words])}
 
     def tuple_schema(self, schema: Any) -> JsonSchemaValue:
-        if schema.get("variadic_item_index") is not None and len(schema["items_schema"]) > 1:
-            return {"type": "array", "items": {}}  # a variable middle: the base class describes it wrongly
         made = super().tuple_schema(schema)
         return made if made.get("prefixItems") or "items" in made else {**made, "prefixItems": []}
 

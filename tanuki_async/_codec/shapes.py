@@ -146,12 +146,13 @@ class Object:
     def decode(self, value: Any) -> Any:
         if not is_object(value):
             return value
+        whole = self.fields.keys() <= value.keys()  # else it is no wire form, and a null is what it says
         result: dict[str, Any] = {}
         for name, each in value.items():
             field = self.fields.get(name)
             if field is None:
                 result[name] = each
-            elif each is not None or not (field.droppable or field.maybe):
+            elif each is not None or not (field.droppable or (field.maybe and whole)):
                 result[name] = field.shape.decode(_unwrapped(each) if field.maybe else each)
         return result
 
@@ -172,7 +173,7 @@ class Object:
         if value is None and (field.droppable or field.maybe):
             return True
         if field.maybe:
-            return _unwrapped(value) is not value and field.shape.wired(value[VALUE])
+            return is_object(value) and value.keys() == {VALUE} and field.shape.wired(value[VALUE])
         return field.shape.wired(value)
 
 

@@ -185,7 +185,7 @@ class _Builder:
         names = self._resolved(names)
         if names.get("type") == "integer" and "enum" not in names:
             return {"type": "string", "pattern": "^-?[0-9]+$"}
-        if options := names.get("enum", [names["const"]] if "const" in names else None):
+        if options := _choices(names):
             return {"type": "string", "enum": [each if isinstance(each, str) else json.dumps(each) for each in options]}
         return _scalar(names, "string")[0]
 
@@ -232,7 +232,8 @@ class _Builder:
         return {**_described(schema), "anyOf": made}, Union(tuple(forms))
 
     def _branches(self, schema: Schema) -> Iterable[Schema]:
-        for branch in schema.get("anyOf") or schema.get("oneOf") or []:
+        branches: list[Any] = schema.get("anyOf") or schema.get("oneOf") or []
+        for branch in branches:
             if is_object(branch) and ("anyOf" in branch or "oneOf" in branch) and "$ref" not in branch:
                 yield from self._branches(branch)
             else:
@@ -264,9 +265,9 @@ class _Builder:
             return frozenset() if name in seen else self.kinds(self._target(name), seen | {name})
         schema = self._merged(schema) if is_object(schema) else {}
         if "anyOf" in schema or "oneOf" in schema:
-            return frozenset().union(*(self.kinds(branch, seen) for branch in self._branches(schema)))
+            return frozenset(name for branch in self._branches(schema) for name in self.kinds(branch, seen))
         if "enum" in schema or "const" in schema:
-            return frozenset(map(kind, schema.get("enum", [schema.get("const")])))
+            return frozenset(map(kind, _choices(schema)))
         if _is_map(schema):
             return frozenset({"array"})
         if "prefixItems" in schema:
@@ -297,8 +298,8 @@ class _Builder:
         if not _overlap(self.kinds(one), self.kinds(other)):
             return True
         first, second = self._resolved(one), self._resolved(other)
-        options = [each.get("enum", [each["const"]] if "const" in each else None) for each in (first, second)]
-        return None not in options and not any(value in options[1] for value in options[0])
+        some, others = _choices(first), _choices(second)
+        return bool(some and others) and not any(value in others for value in some)
 
     def _keys(self, schema: Schema) -> dict[str, Schema] | None:
         """Return the keys of an object on the wire, or None for what is no single object."""
@@ -367,7 +368,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _options(schema: Schema) -> tuple[Schema, Shape]:
-    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    values = _choices(schema)
     groups: dict[str, list[Any]] = {}
     for value in values:
         groups.setdefault(kind(value), []).append(value)
@@ -378,6 +379,11 @@ def _options(schema: Schema) -> tuple[Schema, Shape]:
     if len(made) == 1:
         return {**_described(schema), **made[0]}, shape
     return {**_described(schema), "anyOf": made}, shape
+
+
+def _choices(schema: Schema) -> list[Any]:
+    choices: list[Any] = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return choices
 
 
 def _is_json(value: Any) -> bool:
