@@ -57,9 +57,10 @@ def amap(
     For a function of one parameter an item is that argument; for several, a mapping is spread over the parameters'
     names and a tuple over their places. At most `concurrency` (64) calls run at a time and at most four times as many
     results wait to be taken, so memory stays bounded whatever the length, and a slow consumer slows the calls down.
-    `ordered=False` yields whatever is ready first. A failed call raises here, or with `on_error="return"` its error is yielded in its place, or with
-    `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli` extra); a callable gets the
-    number of calls done and failed. Leaving the loop early cancels the calls that run; `aclose()` waits for them.
+    `ordered=False` yields whatever is ready first. A failed call raises here, or with `on_error="return"` its error is
+    yielded in its place, or with `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli`
+    extra); a callable gets the number of calls done and failed. Leaving the loop early cancels the calls that run;
+    `aclose()` waits for them.
     """
     if concurrency is not None and concurrency < 1:
         raise UsageError(f"concurrency must be 1 or more, not {concurrency!r}")
