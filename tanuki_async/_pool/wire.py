@@ -162,7 +162,7 @@ class Direct:
     async def _context(self) -> ssl.SSLContext:
         """The certificates to trust, read once, in a thread: that takes tens of milliseconds."""
         if self._tls is None:
-            self._tls = asyncio.create_task(asyncio.to_thread(_trust), name="tanuki_async: read certificates")
+            self._tls = asyncio.create_task(asyncio.to_thread(trust), name="tanuki_async: read certificates")
         return await asyncio.shield(self._tls)
 
 
@@ -245,7 +245,7 @@ def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes
     return f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body
 
 
-def _trust() -> ssl.SSLContext:
+def trust() -> ssl.SSLContext:
     """Trust what SSL_CERT_FILE or SSL_CERT_DIR says, else the authorities that certifi knows."""
     import certifi
 

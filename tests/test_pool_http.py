@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+from collections.abc import AsyncIterator
+
+import httpx
+import httpx2
+import pytest
+from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
+
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
+from tanuki_async._pool import wire
+from tanuki_async._pool.http import Connections, needs_proxy
+from tanuki_async._records import Reply
+
+HEADERS = {"authorization": "Bearer sk-secret", "content-type": "application/json"}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[Connections]:
+    connections = Connections()
+    yield connections
+    await connections.aclose()
+
+
+async def post(http: Connections, url: str, body: bytes = b'{"a": 1}') -> Reply:
+    return await http.send("POST", f"{url}/x?y=1", headers=HEADERS, body=body)
+
+
+async def test_the_request_is_written_whole_and_the_answer_comes_back_whole(http: Connections) -> None:
+    async with RawServer([ok(b'{"b": 2}', "X-Request-Id: r1")]) as server:
+        reply = await post(http, server.url)
+    assert (reply.status, reply.body, reply.headers["x-request-id"]) == (200, b'{"b": 2}', "r1")
+    assert server.requests == [
+        f"POST /v1/x?y=1 HTTP/1.1\r\nhost: {server.host}\r\naccept-encoding: gzip\r\n"
+        "authorization: Bearer sk-secret\r\ncontent-type: application/json\r\n"
+        'content-length: 8\r\n\r\n{"a": 1}'.encode()
+    ]
+
+
+async def test_a_get_has_no_body(http: Connections) -> None:
+    async with RawServer([ok()]) as server:
+        await http.send("GET", server.url, headers={})
+    assert b"content-length" not in server.requests[0]
+
+
+async def test_connections_are_kept_and_used_again(http: Connections) -> None:
+    async with RawServer([ok()]) as server:
+        for _ in range(3):
+            await asyncio.gather(*(post(http, server.url) for _ in range(2)))
+        assert (len(server.requests), server.connections) == (6, 2)
+
+
+async def test_a_connection_that_the_server_closed_while_idle_is_replaced_unnoticed(http: Connections) -> None:
+    async with RawServer([ok(), CLOSE]) as server:
+        for _ in range(3):
+            assert (await post(http, server.url)).status == 200
+    assert server.connections == 3
+
+
+async def test_a_kept_connection_that_is_cut_without_an_answer_is_replaced_once(http: Connections) -> None:
+    async with RawServer(lambda count: [ABORT] if count == 2 else [ok()]) as server:
+        for _ in range(2):
+            assert (await post(http, server.url)).status == 200
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([CLOSE], "closed the connection without an answer"),
+        ([ABORT], "closed the connection without an answer"),
+        ([ok(b"x" * 100)[:60], CLOSE], "before its answer was whole"),
+        ([ok(b"x" * 100)[:20], CLOSE], "before its answer was whole"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", CLOSE], "before its answer was whole"),
+        ([b"SSH-2.0\r\n"], "not a valid HTTP answer"),
+        ([ok(b"junk", "Content-Encoding: gzip")], "does not decompress"),
+        ([ok(b"junk", "Content-Encoding: zstd")], "nobody asked for"),
+    ],
+)
+async def test_an_exchange_that_breaks_is_unreachable(http: Connections, pieces: list[object], message: str) -> None:
+    async with RawServer(pieces) as server:
+        with pytest.raises(ProviderUnreachableError, match=message) as caught:
+            await post(http, server.url)
+        assert server.host in str(caught.value)
+        assert "sk-secret" not in repr(caught.value)
+    assert http.statistics().in_flight == 0
+
+
+async def test_bodies_come_in_any_framing(http: Connections) -> None:
+    packed = gzip.compress(b"packed")
+    answers: list[list[object]] = [
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nc", b"hu\r\n4\r\nnked\r\n0\r", b"\n\r\n"],
+        [ok(packed, "Content-Encoding: gzip")],
+        [b"HTTP/1.1 200 OK\r\n\r\nuntil ", b"closed", CLOSE],
+    ]
+    async with RawServer(lambda count: answers[count - 1]) as server:
+        assert [(await post(http, server.url)).body for _ in answers] == [b"chunked", b"packed", b"until closed"]
+
+
+async def test_nobody_there_is_unreachable(http: Connections) -> None:
+    async with RawServer([]) as server:
+        pass
+    with pytest.raises(ProviderUnreachableError, match=f"cannot connect to {server.host}"):
+        await post(http, server.url)
+
+
+async def test_a_host_without_address_is_unreachable(http: Connections) -> None:
+    with pytest.raises(ProviderUnreachableError, match=r"cannot connect to nowhere\.invalid:443"):
+        await post(http, "https://nowhere.invalid")
+
+
+async def test_a_connection_that_takes_too_long_is_unreachable() -> None:
+    http = Connections(connect_seconds=0.02)
+    async with RawServer([]) as server:  # accepts, but never says a word of TLS
+        with pytest.raises(ProviderUnreachableError, match=r"no connection to .* within 0\.02 s"):
+            await post(http, server.url.replace("http:", "https:"))
+    await http.aclose()
+
+
+@pytest.mark.parametrize("url", ["x", "ftp://host/", "http:///x", "http://host:99999/", "http://a b/", "http://h/\r\n"])
+async def test_a_wrong_url_is_told(http: Connections, url: str) -> None:
+    with pytest.raises(SettingsError, match="URL"):
+        await http.send("POST", url, headers={})
+
+
+async def test_a_header_cannot_smuggle_another(http: Connections) -> None:
+    async with RawServer([ok()]) as server:
+        with pytest.raises(SettingsError, match="line break"):
+            await http.send("POST", server.url, headers={"a": "b\r\nc: d"})
+    assert server.requests == []
+
+
+async def test_cancelling_closes_the_connection(http: Connections) -> None:
+    async with RawServer([HANG]) as server:
+        task = asyncio.create_task(post(http, server.url))
+        await server.asked.wait()
+        assert http.statistics().in_flight == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(server.closed_by_client.wait(), 1)
+    assert http.statistics().in_flight == 0
+
+
+async def test_a_late_answer_is_never_taken_for_the_next_one(http: Connections) -> None:
+    async with RawServer(lambda count: [ok(b"1"), ok(b"stray")] if count == 1 else [ok(b"2")]) as server:
+        assert (await post(http, server.url)).body == b"1"
+        await asyncio.sleep(0.01)
+        assert (await post(http, server.url)).body == b"2"
+    assert server.connections == 2
+
+
+async def test_a_redirect_is_not_followed_so_that_the_key_stays_here(http: Connections) -> None:
+    moved = b"HTTP/1.1 307 Moved\r\nLocation: http://elsewhere.invalid/\r\nContent-Length: 0\r\n\r\n"
+    async with RawServer([moved]) as server:
+        assert (await post(http, server.url)).status == 307
+
+
+async def test_old_idle_connections_are_not_used(http: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RawServer([ok()]) as server:
+        await post(http, server.url)
+        monkeypatch.setattr(wire, "IDLE_SECONDS", -1.0)
+        await post(http, server.url)
+    assert server.connections == 2
+
+
+async def test_closing_ends_what_is_on_its_way_and_may_be_done_twice() -> None:
+    http = Connections()
+    async with RawServer([HANG]) as server:
+        task = asyncio.create_task(post(http, server.url))
+        await server.asked.wait()
+        await http.aclose()
+        await http.aclose()
+        with pytest.raises(NotOpenError, match="closed"):
+            await task
+        with pytest.raises(NotOpenError, match="closed"):
+            await post(http, server.url)
+
+
+async def test_another_loop_is_refused(http: Connections) -> None:
+    async with RawServer([ok()]) as server:
+        await post(http, server.url)
+
+        def elsewhere() -> None:
+            with pytest.raises(NotOpenError, match="another event loop"):
+                asyncio.run(post(http, server.url))
+
+        await asyncio.to_thread(elsewhere)
+
+
+async def test_a_thousand_at_once() -> None:
+    http = Connections()
+    async with RawServer([ok()]) as server:
+        replies = await asyncio.gather(*(post(http, server.url) for _ in range(300)))
+        assert {reply.status for reply in replies} == {200}
+        assert http.statistics().sent == 300
+        await http.aclose()
+
+
+async def test_tls_is_verified(http: Connections, tmp_path: object) -> None:
+    context = await asyncio.to_thread(wire.trust)
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+async def test_a_client_of_the_users_is_used_for_everything_and_left_open(library: type[httpx]) -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return library.Response(200, json={"x": 1}, headers={"X-Request-Id": "r"})
+
+    client = library.AsyncClient(transport=library.MockTransport(answer), headers={"x-mine": "yes"})
+    http = Connections(client)
+    reply = await post(http, "http://nowhere.invalid/v1")
+    assert (reply.status, reply.body, reply.headers["x-request-id"]) == (200, b'{"x":1}', "r")
+    (request,) = seen
+    assert (request.method, str(request.url), request.content) == (
+        "POST",
+        "http://nowhere.invalid/v1/x?y=1",
+        b'{"a": 1}',
+    )
+    assert (request.headers["authorization"], request.headers["x-mine"]) == ("Bearer sk-secret", "yes")
+    await http.aclose()
+    assert not client.is_closed
+    await client.aclose()
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("name", ["ConnectError", "ReadError", "RemoteProtocolError", "ReadTimeout", "DecodingError"])
+async def test_errors_of_a_users_client_are_translated(library: type[httpx], name: str) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise getattr(library, name)("boom", request=request)
+
+    async with library.AsyncClient(transport=library.MockTransport(fail)) as client:
+        with pytest.raises(ProviderUnreachableError, match="timeout=None" if name == "ReadTimeout" else "boom"):
+            await post(Connections(client), "http://nowhere.invalid")
+
+
+async def test_a_closed_client_of_the_users_is_told() -> None:
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+    await client.aclose()
+    with pytest.raises(NotOpenError, match="http_client is closed"):
+        await post(Connections(client), "http://nowhere.invalid")
+
+
+def test_the_environment_tells_whether_a_proxy_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert not needs_proxy("https", "api.openai.com")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:3128")
+    monkeypatch.setenv("no_proxy", "localhost,.internal")
+    assert needs_proxy("https", "api.openai.com")
+    assert not needs_proxy("http", "api.openai.com")
+    assert not needs_proxy("https", "vllm.internal")
+
+
+async def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    http = Connections()
+    async with RawServer([ok(b"from the proxy")]) as server:
+        monkeypatch.setenv("http_proxy", f"http://{server.host}")
+        reply = await post(http, "http://api.invalid/v1")
+        assert reply.body == b"from the proxy"
+        assert server.requests[0].startswith(b"POST http://api.invalid/v1/x?y=1 HTTP/1.1\r\n")
+    await http.aclose()
