@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import zlib
 
 import pytest
@@ -28,7 +29,7 @@ def read(raw: bytes, *, without_body: bool = False) -> Reply:
 @example(cuts=list(range(1, 200)))
 def test_an_answer_reads_the_same_however_it_is_cut(raw: bytes, cuts: list[int]) -> None:
     places = [0, *sorted({cut for cut in cuts if cut < len(raw)}), len(raw)]
-    pieces = [raw[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [raw[a:b] for a, b in itertools.pairwise(places)]
     answer = Answer()
     assert [answer.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert (answer.reply().status, answer.reply().body, answer.reusable) == (200, BODY, True)

@@ -181,6 +181,8 @@ class Pool:
         await self._http.aclose()
 
     def _open_account(self, provider: Provider) -> _Account:
+        if self._closed:
+            raise NotOpenError("the pool is closed")
         account = _Account(provider, self._limits.get(provider.name, provider.limits), self._clock)
         self._accounts[id(provider)] = account
         return account

@@ -30,7 +30,7 @@ class Retry:
         if error.retry_after is not None:
             # A little later than told, and not all in the same moment.
             return error.retry_after * (1 + 0.1 * draw())
-        return draw() * min(self.cap, self.first * 2.0 ** (failures - 1))
+        return draw() * min(self.cap, self.first * 2.0 ** min(failures - 1, 60))
 
     def worth_it(self, error: ProviderError, seconds_left: float | None) -> bool:
         """Tell whether trying again may help, and the wait that the server asks for is bearable."""
