@@ -6,7 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from tanuki_async._errors import StorageError
@@ -30,7 +30,7 @@ _serial = itertools.count()
 
 
 @contextlib.contextmanager
-def translated(doing: str, path: Path) -> Iterator[None]:
+def translated(doing: str, path: Path) -> Generator[None]:
     """Turn an OSError into a StorageError that names the path and what to do."""
     try:
         yield
@@ -89,7 +89,7 @@ def unlock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Generator[None]:
     """Hold the lock that the file at `path` stands for."""
     descriptor = open_locked(path)
     try:

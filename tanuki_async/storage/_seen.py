@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from tanuki_async._bloom import Bloom
@@ -46,16 +46,9 @@ class Newest:
     def __init__(self) -> None:
         self._answers: dict[bytes, bytes] = {}
 
-    def add(self, line: bytes) -> bool:
-        """Take in one line; tell whether it differs from the newest with the same input."""
-        question, example = _question(line), key_of(line)
-        changed = self._answers.get(question) != example
-        self._answers[question] = example
-        return changed
-
-    def feed(self, lines: Iterable[bytes]) -> None:
+    def feed(self, lines: Sequence[bytes]) -> None:
         for line in lines:
-            self.add(line)
+            self._answers[_question(line)] = key_of(line)
 
     def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
         trial: dict[bytes, bytes] = {}

@@ -18,9 +18,9 @@ from tanuki_async.storage._seen import Counted, Filter, Index, Newest
 __all__ = ["Segment", "batches"]
 
 _CHUNK = 1 << 20
-_ANCHOR = 64
+_ANCHOR = 512
 _SAVE_EVERY = 50_000
-_SAVED = struct.Struct("<8sQQ64sI")  # magic, covered bytes, lines, the last bytes before, checksum of these
+_SAVED = struct.Struct("<8sQQ512sI")  # magic, covered bytes, lines, the last bytes before, checksum of these
 _MAGIC = b"tanuki01"
 
 
@@ -55,7 +55,7 @@ class Segment:
         self._filter: _Position | None = None
         self._newest: _Position | None = None
         self._counted: _Position | None = None
-        self._saved_lines = 0
+        self._saved_lines: int = 0
         self._saving = False
 
     def append(self, lines: Sequence[bytes], *, latest: bool) -> Appended:
@@ -173,7 +173,8 @@ class Segment:
 
     def _restart(self, position: _Position) -> _Position:
         position.index = type(position.index)()
-        position.offset = position.lines = self._saved_lines = 0
+        position.offset = position.lines = 0
+        self._saved_lines = 0
         position.anchor = b""
         self._counted = None
         return position
@@ -189,7 +190,7 @@ class Segment:
         position.move(fresh, len(data), data[-_ANCHOR:])
 
 
-def batches(path: Path, start: int) -> Generator[list[bytes], None, None]:
+def batches(path: Path, start: int) -> Generator[list[bytes]]:
     """Read the whole lines that the file has now, a megabyte at a time, leaving out the first `start`."""
     with translated("read", path):
         try:

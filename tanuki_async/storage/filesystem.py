@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -176,7 +176,7 @@ class FilesystemStorage(Storage):
             return sorted(name for name in _walk(self.path, ending) if name.startswith(prefix))
 
     @contextlib.contextmanager
-    def _locked(self, doing: str, path: Path) -> Iterator[None]:
+    def _locked(self, doing: str, path: Path) -> Generator[None]:
         with translated(doing, path), locked(self.path / "lock"):
             yield
 

@@ -23,14 +23,12 @@ class MemoryStorage(Storage):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = threading.Lock()  # several event loops may share it; never held across an await
-        self._lines: dict[str, list[bytes]] = {}
-        self._seen: dict[str, set[bytes]] = {}
-        self._newest: dict[str, Newest] = {}
+        self._names: dict[str, _Lines] = {}
         self._values: dict[str, Versioned] = {}
         self._leases: dict[str, Held] = {}
 
     def __repr__(self) -> str:
-        return f"MemoryStorage({len(self._lines)} names, {len(self._values)} values)"
+        return f"MemoryStorage({len(self._names)} names, {len(self._values)} values)"
 
     async def open(self) -> None:
         """Do nothing: memory is ready."""
@@ -41,36 +39,23 @@ class MemoryStorage(Storage):
     async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
         check(name, "name", lines)
         with self._lock:
-            seen = self._seen.setdefault(name, set())
-            newest = self._newest.setdefault(name, Newest())
-            fresh = [line for line in lines if self._is_new(line, seen, newest, latest)]
-            if fresh:
-                self._lines.setdefault(name, []).extend(fresh)
-        return Appended(len(fresh), len(lines) - len(fresh))
-
-    def _is_new(self, line: bytes, seen: set[bytes], newest: Newest, latest: bool) -> bool:
-        key = key_of(line)
-        if not (newest.add(line) if latest else key not in seen):
-            return False
-        if not latest:
-            newest.add(line)
-        seen.add(key)
-        return True
+            fresh = self._names.setdefault(name, _Lines()).extend(lines, latest=latest)
+        return Appended(fresh, len(lines) - fresh)
 
     async def scan(self, name: str, *, start: int = 0) -> AsyncIterator[list[bytes]]:
         check(name, "name")
-        lines = self._lines.get(name, [])
+        lines = self._names[name].all if name in self._names else []
         end = len(lines)
         for at in range(start, end, _BATCH):
             yield lines[at : min(at + _BATCH, end)]
 
     async def count(self, name: str) -> int:
         check(name, "name")
-        return len(self._lines.get(name, []))
+        return len(self._names[name].all) if name in self._names else 0
 
     async def names(self, prefix: str = "") -> list[str]:
         with self._lock:
-            return sorted(name for name in self._lines if name.startswith(prefix))
+            return sorted(name for name, lines in self._names.items() if lines.all and name.startswith(prefix))
 
     async def get(self, key: str) -> Versioned | None:
         check(key, "key")
@@ -104,3 +89,32 @@ class MemoryStorage(Storage):
             held = self._leases.get(lease.key)
             if held is not None and held.is_of(lease):
                 self._leases[lease.key] = held.ended()
+
+
+class _Lines:
+    """The lines of one name and what is known of them."""
+
+    def __init__(self) -> None:
+        self.all: list[bytes] = []
+        self._keys: set[bytes] = set()
+        self._newest = Newest()
+        self._followed = 0  # lines that `_newest` knows: it is dear, so it follows only where it is asked
+
+    def extend(self, lines: Sequence[bytes], *, latest: bool) -> int:
+        fresh = self._changed(lines) if latest else self._unseen(lines)
+        self._keys.update(map(key_of, fresh))
+        self.all += fresh
+        return len(fresh)
+
+    def _unseen(self, lines: Sequence[bytes]) -> list[bytes]:
+        first: dict[bytes, bytes] = {}
+        for line in lines:
+            first.setdefault(key_of(line), line)
+        return [line for key, line in first.items() if key not in self._keys]
+
+    def _changed(self, lines: Sequence[bytes]) -> list[bytes]:
+        self._newest.feed(self.all[self._followed :])
+        fresh = self._newest.fresh(lines)
+        self._newest.feed(fresh)
+        self._followed = len(self.all) + len(fresh)
+        return fresh

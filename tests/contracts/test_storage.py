@@ -1,0 +1,253 @@
+"""What every storage promises, checked against every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tanuki_async._errors import StorageError
+from tanuki_async._lines import encode_line
+from tanuki_async.abc import Appended, Storage
+from tanuki_async.storage.filesystem import FilesystemStorage
+from tanuki_async.storage.memory import MemoryStorage
+
+NAME = "0123abcd/PATCHES"
+
+
+class Wall:
+    """A clock whose date a test sets."""
+
+    def __init__(self) -> None:
+        self.date = datetime(2026, 11, 23, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        return self.date
+
+    def monotonic(self) -> float:
+        return self.date.timestamp()
+
+    async def sleep(self, seconds: float) -> None:
+        self.date += timedelta(seconds=seconds)
+
+
+def line(text: object, output: str = "good") -> bytes:
+    return encode_line(
+        args=b'["%s"]' % str(text).encode(),
+        kwargs=b"{}",
+        output=b'"%s"' % output.encode(),
+        source="call",
+        repaired=False,
+        model="openai:x",
+        at="2026-11-23T00:00:00.000Z",
+    )
+
+
+async def everything(storage: Storage, name: str = NAME, *, start: int = 0) -> list[bytes]:
+    return [line async for batch in storage.scan(name, start=start) for line in batch]
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture(params=["memory", "filesystem"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> AsyncIterator[Storage]:
+    made = MemoryStorage(clock=wall) if request.param == "memory" else FilesystemStorage(tmp_path / "data", clock=wall)
+    await made.open()
+    yield made
+    await made.aclose()
+
+
+async def test_lines_come_back_in_the_order_of_appending(storage: Storage) -> None:
+    assert await storage.append(NAME, [line(1), line(2)]) == Appended(2, 0)
+    assert await storage.append(NAME, [line(3)]) == Appended(1, 0)
+    assert await everything(storage) == [line(1), line(2), line(3)]
+    assert await storage.count(NAME) == 3
+
+
+async def test_scan_leaves_out_the_first_lines(storage: Storage) -> None:
+    await storage.append(NAME, [line(n) for n in range(3000)])
+    assert await everything(storage, start=2998) == [line(2998), line(2999)]
+    assert await everything(storage, start=3000) == []
+    assert await everything(storage, start=4000) == []
+
+
+async def test_a_name_without_lines_is_empty(storage: Storage) -> None:
+    assert await everything(storage, "nobody/PATCHES") == []
+    assert await storage.count("nobody/PATCHES") == 0
+    assert await storage.append(NAME, []) == Appended(0, 0)
+    assert await storage.names() == []
+
+
+async def test_the_same_example_is_stored_once(storage: Storage) -> None:
+    assert await storage.append(NAME, [line(1), line(1), line(2)]) == Appended(2, 1)
+    again = line(1).replace(b'"model":"openai:x"', b'"model":null')
+    assert await storage.append(NAME, [again, line(3)]) == Appended(1, 1)
+    assert await everything(storage) == [line(1), line(2), line(3)]
+
+
+async def test_another_answer_is_another_example(storage: Storage) -> None:
+    assert await storage.append(NAME, [line(1, "good"), line(1, "bad")]) == Appended(2, 0)
+    assert await storage.append(NAME, [line(1, "good")]) == Appended(0, 1)
+
+
+async def test_with_latest_an_answer_may_return(storage: Storage) -> None:
+    await storage.append(NAME, [line(1, "good")], latest=True)
+    assert await storage.append(NAME, [line(1, "good")], latest=True) == Appended(0, 1)
+    assert await storage.append(NAME, [line(1, "bad"), line(2)], latest=True) == Appended(2, 0)
+    assert await storage.append(NAME, [line(1, "good")], latest=True) == Appended(1, 0)
+    assert await everything(storage) == [line(1, "good"), line(1, "bad"), line(2), line(1, "good")]
+
+
+async def test_both_ways_of_appending_know_of_each_other(storage: Storage) -> None:
+    await storage.append(NAME, [line(1)])
+    assert await storage.append(NAME, [line(1)], latest=True) == Appended(0, 1)
+    await storage.append(NAME, [line(2)], latest=True)
+    assert await storage.append(NAME, [line(2), line(3)]) == Appended(1, 1)
+
+
+async def test_names_do_not_share_lines(storage: Storage) -> None:
+    await storage.append("a/PATCHES", [line(1)])
+    assert await storage.append("b/PATCHES", [line(1)]) == Appended(1, 0)
+    await storage.append("b/SYMBOLIC_ALIGNMENTS", [line(1)])
+    assert await storage.names() == ["a/PATCHES", "b/PATCHES", "b/SYMBOLIC_ALIGNMENTS"]
+    assert await storage.names("b/") == ["b/PATCHES", "b/SYMBOLIC_ALIGNMENTS"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/", "../x", "a/../b", "a//b", ".hidden", "a\\b", "a\nb", "ü", "x.json", "a" * 300]
+)
+async def test_a_name_that_leads_elsewhere_is_refused(storage: Storage, name: str) -> None:
+    for attempt in (
+        storage.append(name, [line(1)]),
+        storage.count(name),
+        storage.get(name),
+        storage.put(name, b"", version=None),
+        storage.claim(name, "me", seconds=1),
+        everything(storage, name),
+    ):
+        with pytest.raises(StorageError, match="cannot be a"):
+            await attempt
+
+
+async def test_a_line_with_a_line_break_is_refused(storage: Storage) -> None:
+    with pytest.raises(StorageError, match="line break"):
+        await storage.append(NAME, [line(1), b"two\nlines"])
+    assert await everything(storage) == []
+
+
+async def test_lines_that_are_no_records_are_kept_and_recognised(storage: Storage) -> None:
+    for latest in (False, True):
+        assert (await storage.append(f"{NAME}-{latest}", [b"anything", b"{}"], latest=latest)).written == 2
+        assert (await storage.append(f"{NAME}-{latest}", [b"anything"], latest=latest)).written == 0
+
+
+async def test_many_tasks_at_once_lose_and_double_nothing(storage: Storage) -> None:
+    batches = [[line(n + offset) for n in range(20)] for offset in range(0, 200, 10)]
+    results = await asyncio.gather(*(storage.append(NAME, batch) for batch in batches))
+    assert sorted(await everything(storage)) == sorted(line(n) for n in range(210))
+    assert sum(result.written for result in results) == 210
+
+
+async def test_a_scan_does_not_mind_lines_that_come_meanwhile(storage: Storage) -> None:
+    await storage.append(NAME, [line(n) for n in range(5)])
+    seen: list[bytes] = []
+    async for batch in storage.scan(NAME):
+        await storage.append(NAME, [line("more")])
+        seen += batch
+    assert seen[:5] == [line(n) for n in range(5)]
+
+
+async def test_a_value_is_replaced_only_by_whoever_knows_it(storage: Storage) -> None:
+    assert await storage.get("f/state") is None
+    assert await storage.put("f/state", b"x", version="17") is None
+    first = await storage.put("f/state", b"one", version=None)
+    assert first is not None
+    assert await storage.put("f/state", b"late", version=None) is None
+    second = await storage.put("f/state", b"two", version=first)
+    assert second not in (None, first)
+    assert await storage.put("f/state", b"late", version=first) is None
+    held = await storage.get("f/state")
+    assert held is not None
+    assert (held.value, held.version) == (b"two", second)
+
+
+async def test_one_of_many_replaces_a_value(storage: Storage) -> None:
+    version = await storage.put("f/state", b"start", version=None)
+    results = await asyncio.gather(*(storage.put("f/state", b"%d" % n, version=version) for n in range(20)))
+    assert sum(result is not None for result in results) == 1
+
+
+async def test_keys_are_those_with_a_value(storage: Storage) -> None:
+    await storage.put("b/state-0", b"", version=None)
+    await storage.put("a/function", b"{}", version=None)
+    await storage.append(NAME, [line(1)])
+    await storage.claim("a/lease", "me", seconds=9)
+    assert await storage.keys() == ["a/function", "b/state-0"]
+    assert await storage.keys("b/") == ["b/state-0"]
+    assert await storage.names() == [NAME]
+
+
+async def test_a_lease_has_one_holder_until_it_runs_out(storage: Storage, wall: Wall) -> None:
+    mine = await storage.claim("job", "me", seconds=10)
+    assert mine is not None
+    assert await storage.claim("job", "you", seconds=10) is None
+    assert await storage.claim("job", "me", seconds=20) == mine
+    await wall.sleep(19)
+    assert await storage.claim("job", "you", seconds=10) is None
+    await wall.sleep(2)
+    yours = await storage.claim("job", "you", seconds=10)
+    assert yours is not None
+    assert yours.token > mine.token
+    assert await storage.claim("job", "me", seconds=10) is None
+
+
+async def test_a_late_holder_gives_nothing_back(storage: Storage, wall: Wall) -> None:
+    mine = await storage.claim("job", "me", seconds=1)
+    await wall.sleep(2)
+    await storage.claim("job", "you", seconds=10)
+    assert mine is not None
+    await storage.release(mine)
+    assert await storage.claim("job", "me", seconds=1) is None
+
+
+async def test_a_lease_given_back_is_free_and_its_tokens_go_on(storage: Storage) -> None:
+    mine = await storage.claim("job", "me", seconds=10)
+    assert mine is not None
+    await storage.release(mine)
+    await storage.release(mine)
+    yours = await storage.claim("job", "you", seconds=10)
+    assert yours is not None
+    assert yours.token > mine.token
+
+
+async def test_one_of_many_gets_a_lease(storage: Storage) -> None:
+    leases = await asyncio.gather(*(storage.claim("job", f"owner-{n}", seconds=10) for n in range(20)))
+    assert sum(lease is not None for lease in leases) == 1
+
+
+async def test_closing_twice_and_opening_again_keeps_everything(storage: Storage) -> None:
+    await storage.append(NAME, [line(1)])
+    await storage.aclose()
+    await storage.aclose()
+    await storage.open()
+    assert await storage.append(NAME, [line(1), line(2)]) == Appended(1, 1)
+
+
+def test_several_event_loops_share_a_storage(tmp_path: Path) -> None:
+    for storage in (MemoryStorage(), FilesystemStorage(tmp_path / "data")):
+
+        async def work(offset: int, storage: Storage = storage) -> int:
+            return (await storage.append(NAME, [line(n + offset) for n in range(50)])).written
+
+        async def in_threads() -> list[int]:
+            return await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(offset)) for offset in range(0, 100, 25)))
+
+        assert sum(asyncio.run(in_threads())) == 125
+        assert asyncio.run(storage.count(NAME)) == 125
+        asyncio.run(storage.aclose())
