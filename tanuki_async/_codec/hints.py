@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Mapping
 from contextlib import suppress
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from tanuki_async._errors import StubError
@@ -74,10 +75,14 @@ def is_plain(cls: type) -> bool:
     return inspect.isfunction(getattr(cls, "__init__", None)) and not hasattr(cls, "__get_pydantic_core_schema__")
 
 
-def bases_of(cls: type) -> tuple[Any, ...]:
+def bases_of(cls: Any, namespace: Namespace) -> tuple[Any, ...]:
     """Return the bases of a class as written, `list[str]` and not `list`."""
-    bases: tuple[Any, ...] = cls.__dict__.get("__orig_bases__", cls.__bases__)
-    return bases
+    if "__orig_bases__" not in cls.__dict__:
+        return tuple(cls.__bases__)
+    written = {f"base {place}": base for place, base in enumerate(cls.__orig_bases__)}
+    itself = SimpleNamespace(__annotations__=written, __qualname__=cls.__qualname__)
+    module = vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
+    return tuple(hints_of(itself, {**module, cls.__name__: cls, **namespace}).values())
 
 
 def type_variables(cls: Any) -> tuple[Any, ...]:

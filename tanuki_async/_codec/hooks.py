@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema, to_json
+
+# A subclass of one of these is made from a value of its base; the narrower ones come first.
+BUILT_FROM_BASE: tuple[Any, ...] = (
+    *(list, set, frozenset, tuple, deque),
+    *(OrderedDict, defaultdict, Counter, dict),
+    *(str, int, float, bytes),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +50,21 @@ class AsSubclass:
     """Validates as the base that it annotates, then builds the subclass from it."""
 
     cls: type
+    reference: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source), ref=self.reference)
 
     def _validate(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
         checked = handler(value)
         if isinstance(value, self.cls) and checked == value:
             return value
-        return _construct(self.cls, _arguments(checked), {})
+        built = _construct(self.cls, _arguments(checked), {})
+        if built != checked:
+            raise PydanticCustomError(
+                "construct", "{cls}(…) does not keep what it is given", {"cls": self.cls.__name__}
+            )
+        return built
 
 
 def _arguments(checked: Any) -> tuple[Any, ...]:
@@ -86,6 +99,7 @@ class ByInit:
 
     cls: type
     fields: dict[str, Field]
+    reference: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         inner = core_schema.typed_dict_schema(
@@ -97,7 +111,7 @@ class ByInit:
         )
         write = core_schema.wrap_serializer_function_ser_schema(self._attributes, schema=inner)
         return core_schema.no_info_wrap_validator_function(
-            self._validate, inner, ref=_reference(self.cls), serialization=write
+            self._validate, inner, ref=self.reference, serialization=write
         )
 
     def _validate(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
@@ -109,13 +123,9 @@ class ByInit:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Stands for a plain class inside itself."""
+    """Stands for a class of ours inside itself."""
 
-    cls: type
+    reference: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.definition_reference_schema(_reference(self.cls))
-
-
-def _reference(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}:{id(cls)}"
+        return core_schema.definition_reference_schema(self.reference)

@@ -29,7 +29,7 @@ from tanuki_async._codec.hints import (
     is_plain,
     members,
 )
-from tanuki_async._codec.hooks import EmbeddingMarker
+from tanuki_async._codec.hooks import BUILT_FROM_BASE, EmbeddingMarker
 
 
 class Renderer:
@@ -145,7 +145,7 @@ class Renderer:
         if is_named_tuple(cls):
             hints, defaults = self._hints(cls), cls._field_defaults
             return "namedtuple", [self._line(name, hints.get(name, "Any"), defaults) for name in cls._fields]
-        if is_plain(cls) and not issubclass(cls, (str, int, float, bytes)):
+        if is_plain(cls) and not issubclass(cls, BUILT_FROM_BASE):
             return "class", self._bases(cls) + self._init(cls)
         return "class", self._bases(cls)
 
@@ -192,7 +192,7 @@ class Renderer:
         return lines
 
     def _bases(self, cls: Any) -> list[str]:
-        bases = [base for base in bases_of(cls) if base is not object]
+        bases = [base for base in bases_of(cls, self._namespace) if base is not object]
         return [f"is {self.text(base)}" for base in bases]
 
     def _init(self, cls: Any) -> list[str]:
@@ -277,5 +277,10 @@ def _object_text(value: Any) -> str:
         return repr(value)
     if cls.__module__.startswith("pathlib"):
         return f"Path({value.as_posix()!r})"
-    inside = value.model_dump() if isinstance(value, BaseModel) else attributes(value)
+    if isinstance(value, BaseModel):
+        inside: Mapping[str, Any] = value.model_dump()
+    elif dataclasses.is_dataclass(value):
+        inside = attributes(value)
+    else:  # any object at all: only what is surely plain and has an end
+        inside = {name: item for name, item in attributes(value).items() if type(item) in _PLAIN_VALUES}
     return f"{cls.__name__}({', '.join(f'{name}={value_text(item)}' for name, item in inside.items())})"

@@ -28,7 +28,7 @@ from tanuki_async._codec.hints import (
     substitute,
     substitution,
 )
-from tanuki_async._codec.hooks import Again, AsSubclass, ByInit, EmbeddingMarker, Field, Ordered
+from tanuki_async._codec.hooks import BUILT_FROM_BASE, Again, AsSubclass, ByInit, EmbeddingMarker, Field, Ordered
 from tanuki_async._errors import StubError
 
 # What pydantic would hand over as a generator that can be read once, or does not know, is read into a list or a set.
@@ -38,18 +38,6 @@ _READ_AS: dict[Any, Any] = {
     collections.abc.MutableSequence: list,
     collections.abc.MutableSet: set,
 }
-_CONTAINERS = (
-    list,
-    set,
-    frozenset,
-    collections.OrderedDict,
-    collections.defaultdict,
-    collections.Counter,
-    dict,
-    tuple,
-    collections.deque,
-)
-_SCALARS = (str, int, float, bytes)
 _OPAQUE = frozenset({Literal, typing.ClassVar, get_origin(Callable[[], None]), type})
 _SETS: tuple[Any, ...] = (set, frozenset, collections.abc.Set)
 
@@ -62,6 +50,7 @@ class Rewriter:
         self._open: list[Any] = []  # classes being rewritten, to see recursion
         self._done: dict[Any, Any] = {}
         self._orders = True
+        self._ours: set[Any] = set()  # dataclasses that pydantic would refuse
 
     def rewrite(self, annotation: Any) -> Any:
         """Return what to give to pydantic for `annotation`."""
@@ -109,7 +98,7 @@ class Rewriter:
         if key in self._done:
             return self._done[key]
         if cls in self._open:
-            return self._recursion(cls)
+            return self._recursion(cls, arguments)
         self._open.append(cls)
         try:
             self._done[key] = done = self._unknown_class(cls, arguments)
@@ -117,10 +106,12 @@ class Rewriter:
             self._open.pop()
         return done
 
-    def _recursion(self, cls: Any) -> Any:
+    def _recursion(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         if typing_extensions.is_typeddict(cls):
             return ForwardRef(cls.__name__)
-        return cls if dataclasses.is_dataclass(cls) else Annotated[Any, Again(cls)]
+        if dataclasses.is_dataclass(cls) and cls not in self._ours:
+            return cls
+        return Annotated[Any, Again(_reference(cls, arguments))]
 
     def _unknown_class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         if typing_extensions.is_typeddict(cls):
@@ -129,7 +120,7 @@ class Rewriter:
             return self._dataclass(cls, arguments)
         if is_named_tuple(cls):
             return cls
-        for base in (*_CONTAINERS, *_SCALARS):
+        for base in BUILT_FROM_BASE:
             if issubclass(cls, base):
                 return self._subclass(cls, base, arguments)
         if not is_plain(cls) or _pydantic_builds(cls):
@@ -137,8 +128,20 @@ class Rewriter:
         return self._by_init(cls, arguments, init_hints_of(cls, self._namespace))
 
     def _subclass(self, cls: Any, base: Any, arguments: tuple[Any, ...]) -> Any:
-        inner = self.rewrite(_parameterised(cls, base, arguments))
-        return Annotated[inner, AsSubclass(cls)]
+        inner = self.rewrite(self._parameterised(cls, base, arguments))
+        return Annotated[inner, AsSubclass(cls, _reference(cls, arguments))]
+
+    def _parameterised(self, cls: Any, base: Any, arguments: tuple[Any, ...]) -> Any:
+        """Find what `base` was given in the ancestry of `cls`: `list[str]` for `class Names(list[str])`."""
+        values = substitution(cls, arguments)
+        for written in bases_of(cls, self._namespace):
+            origin = get_origin(written) or written
+            given = tuple(substitute(argument, values) for argument in get_args(written))
+            if origin is base:
+                return base[given] if given else base
+            if isinstance(origin, type) and issubclass(origin, base):
+                return self._parameterised(origin, base, given)
+        return base
 
     def _dataclass(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         """Leave a dataclass to pydantic, unless one of its fields is what pydantic refuses."""
@@ -150,7 +153,11 @@ class Rewriter:
             as_it_is = all(self.rewrite(hints[field.name]) is hints[field.name] for field in dataclasses.fields(cls))
         finally:
             self._orders = orders
-        return cls if as_it_is else self._by_init(cls, arguments, hints)
+        if as_it_is:
+            return cls
+        self._ours.add(cls)
+        self._done.clear()  # what was said of classes around this one took it for pydantic's
+        return self._by_init(cls, arguments, hints)
 
     def _by_init(self, cls: Any, arguments: tuple[Any, ...], hints: Mapping[str, Any]) -> Any:
         values = substitution(cls, arguments)
@@ -163,7 +170,7 @@ class Rewriter:
                 )
             annotation = self.rewrite(substitute(hints[parameter.name], values))
             fields[parameter.name] = Field(annotation, parameter.default is parameter.empty)
-        return Annotated[Any, ByInit(cls, fields)]
+        return Annotated[Any, ByInit(cls, fields, _reference(cls, arguments))]
 
     def _typed_dict(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         """Rebuild a TypedDict: before Python 3.12 pydantic takes only those of typing_extensions."""
@@ -199,9 +206,9 @@ def _requirement(hint: Any, default: bool) -> tuple[Any, bool]:
 
 def _is_known(annotation: Any) -> bool:
     """Tell a class that pydantic itself reads, without asking it."""
+    cls: Any = annotation
     if not isinstance(annotation, type) or issubclass(annotation, (BaseModel, enum.Enum)):
         return True
-    cls: Any = annotation
     if hasattr(cls, "__get_pydantic_core_schema__"):
         return True
     return cls.__module__.partition(".")[0] in sys.stdlib_module_names and cls.__module__ != "__main__"
@@ -215,14 +222,7 @@ def _pydantic_builds(cls: type) -> bool:
     return True
 
 
-def _parameterised(cls: Any, base: Any, arguments: tuple[Any, ...]) -> Any:
-    """Find what `base` was given in the ancestry of `cls`: `list[str]` for `class Names(list[str])`."""
-    values = substitution(cls, arguments)
-    for written in bases_of(cls):
-        origin = get_origin(written) or written
-        if origin is base:
-            given = tuple(substitute(argument, values) for argument in get_args(written))
-            return base[given] if given else base
-        if isinstance(origin, type) and issubclass(origin, base):
-            return _parameterised(origin, base, tuple(substitute(item, values) for item in get_args(written)))
-    return base
+def _reference(cls: Any, arguments: tuple[Any, ...]) -> str:
+    """Name a class and its arguments, as pydantic names the schemas that refer to themselves."""
+    inside = ",".join(f"{getattr(item, '__name__', type(item).__name__)}:{id(item)}" for item in arguments)
+    return f"{cls.__module__}.{cls.__qualname__}:{id(cls)}" + (f"[{inside}]" if inside else "")

@@ -23,6 +23,8 @@ Embedding: TypeAlias = Annotated[T, EmbeddingMarker()]
 CLOSED_INTEGERS = 1000
 """How many values a bounded int may have and still be a label."""
 
+_NO_JSON = ("callable", "is-subclass", "generator")
+
 # Records must be JSON that reads back to the same value: no NaN, and bytes that need not be text.
 _CONFIG = ConfigDict(
     ser_json_bytes="base64", val_json_bytes="base64", allow_inf_nan=False, ser_json_inf_nan="strings", defer_build=True
@@ -39,6 +41,8 @@ def adapter_of(annotation: Any, namespace: Namespace) -> TypeAdapter[Any]:
         raise Unresolved(f"a type inside it names what does not exist: {error.message}") from error
     except (PydanticUserError, TypeError, RecursionError) as error:
         raise StubError(_first_line(error)) from error
+    if adapter.core_schema["type"] in _NO_JSON:
+        raise StubError("its values cannot be written as JSON")
     return adapter
 
 
@@ -51,7 +55,9 @@ def _complete(adapter: TypeAdapter[Any], namespace: Namespace) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return clip(str(error).partition("\n")[0]) or type(error).__name__
+    """Return what pydantic found, without its advice about settings that a stub does not have."""
+    line = str(error).partition("\n")[0].partition(" Set `arbitrary_types_allowed")[0]
+    return clip(line) or type(error).__name__
 
 
 def embedding_of(annotation: Any) -> Literal["numpy", "list"] | None:
