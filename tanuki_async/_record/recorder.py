@@ -213,7 +213,7 @@ class Recorder:
             raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
 
     def _restore(self, name: str) -> None:
-        lines = self._in_flight.pop(name)
+        lines = self._in_flight.pop(name, [])  # none when its loop died and they were drained elsewhere
         self._queue.extendleft((name, line) for line in reversed(lines))
         self._taken -= len(lines)
         self._rouse()

@@ -1,0 +1,82 @@
+"""Remembers numbered records until it is killed, and tells on standard output what it did and when.
+
+R number moment          remembered
+K number moment          kept: durable, as `keep` returned
+A begin end              one append of the storage's took so long; end is 0 when it begins
+T moment                 the loop lives
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+
+from tanuki_async._lines import encode_line
+from tanuki_async._record.recorder import Recorder
+from tanuki_async.abc import Appended
+from tanuki_async.storage.filesystem import FilesystemStorage
+
+NAME, ALIGNED = "f/PATCHES", "f/SYMBOLIC_ALIGNMENTS"
+
+
+def line(number: int, source: str = "call") -> bytes:
+    text = b'["question %d %s"]' % (number, b"x" * (number % 200))
+    return encode_line(
+        args=text, kwargs=b"{}", output=b'{"n":%d}' % number, source=source, repaired=False, model=None, at=""
+    )
+
+
+def tell(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+class Watched(FilesystemStorage):
+    """Tells when storage works, so that a slow disk is not taken for a slow recorder."""
+
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        begin = time.monotonic()
+        tell("A", begin, 0)
+        try:
+            return await super().append(name, lines, latest=latest)
+        finally:
+            tell("A", begin, time.monotonic())
+
+
+async def tick() -> None:
+    while True:
+        tell("T", time.monotonic())
+        await asyncio.sleep(0.002)
+
+
+async def keep(recorder: Recorder, number: int, dice: random.Random) -> None:
+    while True:
+        number += 1
+        await recorder.keep(ALIGNED, [line(number, "align"), line(number, "align")])
+        tell("K", number, time.monotonic())
+        await asyncio.sleep(dice.random() * 0.05)
+
+
+async def main(root: str, first: int, seed: int) -> None:
+    dice = random.Random(seed)
+    storage = Watched(root)
+    await storage.open()
+    recorder = Recorder(storage)
+    recorder.start()
+    await storage.append(NAME, [])  # reads what is there
+    tell("T", time.monotonic())
+    aside = [asyncio.create_task(tick()), asyncio.create_task(keep(recorder, first, dice))]
+    number = first
+    while aside:
+        for _ in range(dice.randrange(1, 10)):
+            number += 1
+            told = dice.choice((number, number, number, number, dice.randrange(first, number + 1), dice.randrange(50)))
+            recorder.remember(NAME, line(told))
+            tell("R", told, time.monotonic())
+        await asyncio.sleep(dice.random() * 0.006)
+
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
