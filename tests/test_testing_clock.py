@@ -88,7 +88,7 @@ async def test_a_task_that_never_rests_is_an_error_not_a_hang() -> None:
     clock = FakeClock()
 
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     task = asyncio.create_task(spin())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_requests_are_the_same_however_their_bytes_are_cut(cuts: list[int]) -> N
     stream, parser = WITH_LENGTH + IN_CHUNKS + PLAIN, RequestParser()
     found: list[HttpRequest] = []
     places = [0, *sorted(cuts), len(stream)]
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         parser.feed(stream[start:end])
         found += parse(parser)
     assert [(r.method, r.path, r.body, r.keep_alive) for r in found] == [

@@ -156,7 +156,7 @@ async def test_closing_the_server_cuts_what_hangs(client: httpx.AsyncClient) -> 
 
 
 async def test_a_script_that_is_used_up_is_answered_400_and_raised_on_exit(client: httpx.AsyncClient) -> None:
-    with pytest.raises(ScriptError, match="has 1 answers; this is request 2"):
+    with pytest.raises(ScriptError, match="has 1 answers; this is request 2"):  # noqa: PT012  # raised by the exit
         async with LoopbackServer(["only"]) as server:
             await ask(client, server)
             assert (await ask(client, server)).status_code == 400

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+
+import pytest
+from conftest import ROOT
+
+import tanuki_async
+
+HEAVY = [
+    "aioboto3", "aiohttp", "anthropic", "fastapi", "httpx", "httpx2", "hypothesis", "numpy", "openai", "opentelemetry",
+    "pandas", "pyreqwest", "pytest", "redis", "rich", "sklearn", "ssl", "tenacity", "unittest", "uvicorn",
+]  # fmt: skip
+
+
+def modules() -> Iterator[str]:
+    for found in pkgutil.walk_packages(tanuki_async.__path__, "tanuki_async."):
+        yield found.name
+
+
+def python(code: str, env: dict[str, str]) -> str:
+    command = [sys.executable, "-W", "error", "-c", code]
+    result = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_the_library_loads_nothing_heavy(subprocess_env: dict[str, str]) -> None:
+    code = f"import sys, asyncio, pydantic, mmh3; a = set(sys.modules); import tanuki_async; print(sorted((set(sys.modules) - a) & set({HEAVY})))"
+    assert python(code, subprocess_env) == "[]"
+
+
+def test_importing_the_testing_tools_loads_nothing_heavy(subprocess_env: dict[str, str]) -> None:
+    code = f"import sys, asyncio, pydantic, mmh3; a = set(sys.modules); import tanuki_async.testing; print(sorted((set(sys.modules) - a) & set({HEAVY})))"
+    assert python(code, subprocess_env) == "[]"
+
+
+def test_importing_does_nothing(subprocess_env: dict[str, str]) -> None:
+    code = (
+        "import logging, os, threading, asyncio, pydantic, mmh3\n"
+        "level, handlers, logger = logging.root.level, list(logging.root.handlers), logging.getLoggerClass()\n"
+        "environment, files = dict(os.environ), os.listdir()\n"
+        "import tanuki_async\n"
+        "assert (logging.root.level, logging.root.handlers, logging.getLoggerClass()) == (level, handlers, logger)\n"
+        "assert dict(os.environ) == environment and os.listdir() == files\n"
+        "assert threading.active_count() == 1\n"
+    )
+    python(code, {**subprocess_env, "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def test_the_face_is_a_sorted_list_of_what_is_there() -> None:
+    names = tanuki_async.__all__
+    assert list(names) == sorted(names)
+    public = {
+        name
+        for name, value in vars(tanuki_async).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public | {"__version__"} == set(names)
+
+
+@pytest.mark.parametrize("name", ["abc", "testing"])
+def test_public_modules_list_their_names_sorted(name: str) -> None:
+    module = importlib.import_module(f"tanuki_async.{name}")
+    assert list(module.__all__) == sorted(module.__all__)
+    assert all(hasattr(module, each) for each in module.__all__)
+
+
+def test_every_name_of_the_contract_is_there() -> None:
+    promised = """patch align amap Tanuki configure flush describe status distill feedback Embedding Image Model Limits
+        Usage Example TanukiError UsageError StubError SettingsError AlignmentError NotOpenError InputError
+        PromptTooLongError ProviderError ProviderUnreachableError ProviderUnavailableError RateLimitedError
+        QuotaExceededError AuthenticationError RequestRejectedError RefusalError CallTimeoutError OutputError
+        BudgetExceededError StorageError __version__""".split()  # noqa: SIM905
+    missing = set(promised) - set(tanuki_async.__all__)
+    assert missing <= {"Image"}  # pictures as arguments are not there yet
+
+
+def test_every_module_imports_by_itself(subprocess_env: dict[str, str]) -> None:
+    names = [name for name in modules() if not name.endswith("__main__")]
+    assert len(names) > 20
+    code = (
+        "import importlib, sys, types\n"
+        f"for name in {names!r}:\n"
+        "    for loaded in [each for each in sys.modules if each.partition('.')[0] == 'tanuki_async']:\n"
+        "        del sys.modules[loaded]\n"
+        "    face = sys.modules['tanuki_async'] = types.ModuleType('tanuki_async')\n"  # which would import most others
+        f"    face.__path__ = {list(tanuki_async.__path__)!r}\n"
+        "    try:\n"
+        "        importlib.import_module(name)\n"
+        "    except ImportError as error:\n"
+        "        if (error.name or '').startswith('tanuki_async'):\n"
+        "            raise\n"  # a module for an extra that is not installed may need that extra
+    )
+    python(code, subprocess_env)
