@@ -81,7 +81,13 @@ __all__ = [
     "status",
 ]
 
-for _name in __all__:  # a traceback names the public path of an error, not the file that we may move
-    if isinstance(_public := globals()[_name], type) and issubclass(_public, TanukiError):
-        _public.__module__ = __name__
-del _name, _public
+
+def _show_public_paths() -> None:
+    """Let a traceback name the public path of an error, not the file that we may move."""
+    for name in __all__:
+        public = globals()[name]
+        if isinstance(public, type) and issubclass(public, TanukiError):
+            public.__module__ = __name__
+
+
+_show_public_paths()

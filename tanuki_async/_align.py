@@ -6,12 +6,15 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from tanuki_async._asserts import rewrite
 from tanuki_async._errors import AlignmentError, StubError
+from tanuki_async._exam import taking
 from tanuki_async._expect import Lesson, aligning
 from tanuki_async._runtime import current
+
+ATTRIBUTE = "__tanuki_align__"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,13 +40,25 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
             )
         if not rewritten:
             rewritten.append(await asyncio.to_thread(rewrite, function))  # which reads the source
-        lesson = Lesson()
-        token = aligning.set(lesson)
+        session = taking.get() or Lesson()
+        token = aligning.set(session)
         try:
             result = await rewritten[0](*args, **kwargs)
         finally:
             aligning.reset(token)
-        await current().learn(lesson)
+        if isinstance(session, Lesson):
+            await current().learn(session)
         return result
 
+    setattr(run, ATTRIBUTE, True)
     return run
+
+
+def is_align(function: object) -> bool:
+    """Tell whether `function` is an align function that can be called without arguments."""
+    if not getattr(function, ATTRIBUTE, False):
+        return False
+    parameters = inspect.signature(cast(Callable[..., object], function)).parameters.values()
+    return all(
+        each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sized
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from tanuki_async._errors import InputError, UsageError
 
@@ -66,9 +66,9 @@ def amap(
         raise UsageError(f"concurrency must be 1 or more, not {concurrency!r}")
     if on_error not in ("raise", "return", "skip"):
         raise UsageError(f"on_error is 'raise', 'return' or 'skip', not {on_error!r}")
-    given: object = items
+    given = cast(object, items)
     if not isinstance(given, (Iterable, AsyncIterable)) or isinstance(given, (str, bytes, Mapping)):
-        raise UsageError(f"amap goes over an iterable or asynchronous iterable of items, not {type(given).__name__}")
+        raise UsageError(f"amap goes over an iterable or asynchronous iterable of items, not {given!r:.80}")
     window = _Window(_spread(f), items, CONCURRENCY if concurrency is None else concurrency, ordered=ordered)
     return _run(window, on_error, _reporter(progress, items))
 

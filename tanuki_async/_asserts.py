@@ -76,12 +76,12 @@ def _compile(function: FunctionType, tree: ast.AsyncFunctionDef) -> CodeType:
     owner = function.__qualname__.rpartition(".")[0].rpartition(".")[2]
     if owner and owner != "<locals>":
         body = ast.ClassDef(name=owner, bases=[], keywords=[], body=[tree], decorator_list=[])
-        body.type_params = []  # type: ignore[attr-defined]  # from Python 3.12 on
+        body.type_params = []  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # 3.12 on
     arguments = ast.arguments(
         posonlyargs=[], args=[ast.arg(arg=name) for name in enclosing], kwonlyargs=[], kw_defaults=[], defaults=[]
     )
     outer = ast.FunctionDef(name="enclosing", args=arguments, body=[body], decorator_list=[])
-    outer.type_params = []  # type: ignore[attr-defined]
+    outer.type_params = []  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     module = ast.fix_missing_locations(ast.Module(body=[outer], type_ignores=[]))
     flags = function.__code__.co_flags & _FUTURES
     compiled = compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True)

@@ -45,8 +45,9 @@ TAKE_OVER = (
 async def call(desk: Desk, bound: Call) -> Any:
     """Answer one call within its deadline: from the student if it is sure, else from the first teacher that can."""
     progress = Progress(desk.clock.monotonic() + desk.options.timeout)
+    deadline = asyncio.timeout(desk.options.timeout)
     try:
-        async with asyncio.timeout(desk.options.timeout) as deadline:
+        async with deadline:
             await desk.recall()
             answer = await from_student(desk, bound)
             if answer is ABSTAIN:

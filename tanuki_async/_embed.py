@@ -28,8 +28,9 @@ async def embed(desk: Desk, bound: Call) -> Any:
     teacher = _route.fitting(desk.teachers, size, function=desk.spec.name, largest="the arguments", answer=1)[0]
     if desk.batcher is None:
         desk.batcher = Batcher(desk, teacher)
+    deadline = asyncio.timeout(desk.options.timeout)
     try:
-        async with asyncio.timeout(desk.options.timeout) as deadline:
+        async with deadline:
             vector = await desk.batcher.vector(text, size)
     except TimeoutError as error:
         desk.tally.failed += 1

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pydantic import ValidationError
 
@@ -36,6 +36,23 @@ def refuse(why: str) -> NoReturn:
     raise AlignmentError(f"{why}; {HOW}", *place())
 
 
+class Session(Protocol):
+    """One run of an align function, whether it teaches or is checked."""
+
+    @property
+    def made(self) -> int:
+        """How often a patched function was called until now."""
+        ...
+
+    async def ask(self, function: PatchedFunction, call: Call) -> Any:
+        """Return what a patched function returns here."""
+        ...
+
+    def judge(self, mark: int, *, holds: bool, left: Any, right: Any) -> bool:
+        """Return the truth of an assert whose operands were evaluated since `mark`."""
+        ...
+
+
 class Lesson:
     """One run of an align function: what it taught, in order, kept back until the function returns."""
 
@@ -44,6 +61,15 @@ class Lesson:
         self.pairs: list[tuple[PatchedFunction, Example, bool]] = []  # of embeddings: True where they are alike
         self._open: list[Expectation] = []  # asked for, and not compared with anything yet
         self._made = 0
+
+    async def ask(self, function: PatchedFunction, call: Call) -> Any:
+        return self.expect(function, call)
+
+    def judge(self, mark: int, *, holds: bool, left: Any, right: Any) -> bool:
+        """Refuse an assert in which an answer was lost; else it is as true as Python says."""
+        if self.left_since(mark):
+            refuse("an answer was used inside of a larger expression")
+        return holds
 
     def expect(self, function: PatchedFunction, call: Call) -> Expectation:
         """Stand in for the answer to `call`."""
@@ -96,8 +122,8 @@ class Lesson:
         self._open = [each for each in self._open if each is not expectation]
 
 
-aligning: ContextVar[Lesson | None] = ContextVar("aligning", default=None)
-"""The lesson that runs in this task, if any."""
+aligning: ContextVar[Session | None] = ContextVar("aligning", default=None)
+"""The align function that runs in this task, if any."""
 
 forbidden: ContextVar[str | None] = ContextVar("forbidden", default=None)
 """Why nothing can be learnt from the expression that is being evaluated."""
@@ -170,23 +196,23 @@ class Checks:
 
     def mark(self) -> int:
         """Remember where the assert begins."""
-        lesson = aligning.get()
-        return lesson.made if lesson else 0
+        session = aligning.get()
+        return session.made if session else 0
 
     def equal(self, mark: int, left: Any, right: Any) -> bool:
         """`assert left == right`."""
-        return self._nothing_left(mark, bool(left == right))
+        return _judge(mark, bool(left == right), left, right)
 
     def differs(self, mark: int, left: Any, right: Any) -> bool:
         """`assert left != right`."""
-        return self._nothing_left(mark, bool(left != right))
+        return _judge(mark, bool(left != right), left, right)
 
     def same(self, mark: int, left: Any, right: Any) -> bool:
         """`assert left is right`."""
         if isinstance(right, Expectation):
             left, right = right, left
         if not isinstance(left, Expectation):
-            return self._nothing_left(mark, left is right)
+            return _judge(mark, left is right, left, right)
         if right is not None and right is not True and right is not False:
             refuse("`is` compares with None, True or False only")
         left.lesson.learn(left, right)
@@ -196,12 +222,12 @@ class Checks:
         """`assert left is not right`."""
         if isinstance(left, Expectation) or isinstance(right, Expectation):
             refuse("`is not` says only which answer is wrong")
-        return self._nothing_left(mark, left is not right)
+        return _judge(mark, left is not right, left, right)
 
     def truthy(self, mark: int, value: Any) -> bool:
         """`assert value`."""
         if not isinstance(value, Expectation):
-            return self._nothing_left(mark, bool(value))
+            return _judge(mark, bool(value), value, True)
         if not _fits(value, True):
             refuse(f"a bare assert teaches True, but {value.function.spec.name}() returns {_wanted(value)}")
         value.lesson.learn(value, True)
@@ -210,7 +236,7 @@ class Checks:
     def falsy(self, mark: int, value: Any) -> bool:
         """`assert not value`."""
         if not isinstance(value, Expectation):
-            return self._nothing_left(mark, not value)
+            return _judge(mark, not value, value, False)
         answer = False if _fits(value, False) else None
         if answer is None and not _fits(value, None):
             refuse(f"`not` teaches False or None, but {value.function.spec.name}() returns {_wanted(value)}")
@@ -227,11 +253,10 @@ class Checks:
         forbidden.set(None)
         return bool(value)
 
-    def _nothing_left(self, mark: int, result: bool) -> bool:
-        lesson = aligning.get()
-        if lesson is not None and lesson.left_since(mark):
-            refuse("an answer was used inside of a larger expression")
-        return result
+
+def _judge(mark: int, holds: bool, left: Any, right: Any) -> bool:
+    session = aligning.get()
+    return holds if session is None else session.judge(mark, holds=holds, left=left, right=right)
 
 
 def _fits(expectation: Expectation, value: Any) -> bool:

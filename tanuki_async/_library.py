@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,8 @@ class Library:
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._distiller = Distiller(storage, clock=clock, owner=owner)
         self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
-        self._saver: asyncio.Task[None] | None = None
+        self._saving = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def patches(self, spec: FunctionSpec) -> str:
         """Return the name of the dataset that calls are remembered in."""
@@ -100,27 +101,43 @@ class Library:
         self._distiller.on_written(name, count)
 
     async def recall(self, desk: Desk) -> None:
-        """Read what storage knows of a function. Storage that is slow or down costs the call nothing but a wait."""
+        """Read what storage knows of a function. Where storage is slow or down, go on without and try again later."""
         if desk.options.ignore_data_storage:
             return
         try:
             async with asyncio.timeout(RECALL_TIMEOUT):
                 await self._recall(desk)
         except (StorageError, TimeoutError) as error:
-            logger.warning(
-                "%s(): its examples cannot be read now: %s", desk.spec.name, str(error) or "storage is too slow"
-            )
+            why = str(error) or "storage is too slow"
+            logger.warning("%s(): what was learnt cannot be read now: %s", desk.spec.name, why)
+            self._run(self._recall_later(desk), f"tanuki recall {desk.spec.name}")
+
+    async def _recall_later(self, desk: Desk) -> None:
+        pause = 1.0
+        while True:
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, 60.0)
+            try:
+                return await self._recall(desk)
+            except StorageError as error:
+                logger.debug("%s(): what was learnt still cannot be read: %s", desk.spec.name, error)
 
     async def _recall(self, desk: Desk) -> None:
         spec, options = desk.spec, desk.options
         async for batch in dataset.read(self._storage, spec.hash, dataset.SYMBOLIC_ALIGNMENTS):
             for example in batch:
                 desk.teach(example)
-        await self._put_card(spec)
-        if self._saver is None:
-            self._saver = asyncio.create_task(self._save_now_and_then(), name="tanuki tallies")
+        if not self._saving:
+            self._saving = True
+            self._run(self._save_now_and_then(), "tanuki tallies")
         if not options.ignore_finetuning and spec.embedding is None:
             desk.apprentice = await self._distiller.watch(self.task(spec, options))
+        await self._put_card(spec)
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def task(self, spec: FunctionSpec, options: Options) -> Task:
         """Say what is to be learnt, for distillation."""
@@ -211,9 +228,10 @@ class Library:
 
     async def aclose(self) -> None:
         """Stop distilling and save the tallies."""
-        if self._saver is not None:
-            self._saver.cancel()
-            await asyncio.wait({self._saver})
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await self._distiller.aclose()
         await self.save_tallies()
 

@@ -97,8 +97,8 @@ def _patch(
     @functools.wraps(stub)
     async def call(*args: Any, **kwargs: Any) -> Any:
         bound = function.spec.bind(args, kwargs)
-        if (lesson := aligning.get()) is not None:
-            return lesson.expect(function, bound)
+        if (session := aligning.get()) is not None:
+            return await session.ask(function, bound)
         return await current().answer(function, bound)
 
     setattr(call, ATTRIBUTE, function)

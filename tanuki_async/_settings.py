@@ -19,8 +19,6 @@ from tanuki_async.abc import Provider, Storage
 if TYPE_CHECKING:
     import httpx
 
-T = TypeVar("T")
-
 ModelChoice = str | Model | Sequence[str | Model]
 
 
@@ -118,10 +116,13 @@ def _check_shares(of: Settings | Options) -> None:
             raise SettingsError(f"{name} is a share between 0 and 1, not {share!r}")
 
 
+T = TypeVar("T", Settings, Options)
+
+
 def build(kind: type[T], keywords: Mapping[str, Any], *, base: T | None = None) -> T:
     """Make Settings or Options of keywords; SettingsError for an unknown one, naming the nearest."""
     keywords = dict(keywords)
-    known = [each.name for each in dataclasses.fields(kind)]  # type: ignore[arg-type]  # both are dataclasses
+    known = [each.name for each in dataclasses.fields(kind)]
     for name in keywords:
         if name not in known:
             raise SettingsError(f"unknown keyword {name!r}{nearest(name, known)}")
@@ -131,7 +132,7 @@ def build(kind: type[T], keywords: Mapping[str, Any], *, base: T | None = None) 
             del keywords["teacher_models"]
     if kind is Options and "generation_params" in keywords:
         keywords["generation_params"] = generation_params(keywords["generation_params"])
-    return dataclasses.replace(base, **keywords) if base is not None else kind(**keywords)  # type: ignore[type-var]
+    return dataclasses.replace(base, **keywords) if base is not None else kind(**keywords)
 
 
 def model_tuple(choice: ModelChoice | None) -> tuple[str | Model, ...] | None:

@@ -1,0 +1,63 @@
+"""The asserts of align functions as an evaluation: run against the real model, expected against actual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from tanuki_async._codec.describe import Call
+from tanuki_async._expect import place
+from tanuki_async._function import PatchedFunction
+from tanuki_async._runtime import current
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One assert, checked against the model: what it compares and whether that holds."""
+
+    file: str
+    line: int
+    holds: bool
+    actual: Any
+    expected: Any
+
+
+class Exam:
+    """Runs align functions against the real model: nothing is taught, every assert is judged and none raises."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Verdict] = []
+        self._answers: list[Any] = []
+
+    @property
+    def made(self) -> int:
+        return len(self._answers)
+
+    async def ask(self, function: PatchedFunction, call: Call) -> Any:
+        answer = await current().answer(function, call)
+        self._answers.append(answer)
+        return answer
+
+    def judge(self, mark: int, *, holds: bool, left: Any, right: Any) -> bool:
+        """Note an assert that mentions an answer; any other is as true as Python says."""
+        if self.made == mark and not any(side is answer for side in (left, right) for answer in self._answers):
+            return holds
+        turned = any(right is answer for answer in self._answers[mark:])
+        actual, expected = (right, left) if turned else (left, right)
+        file, line = place()
+        self.verdicts.append(Verdict(file=file, line=line, holds=holds, actual=actual, expected=expected))
+        return True
+
+    async def take(self, function: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run one align function that takes no arguments."""
+        token = taking.set(self)
+        try:
+            await function()
+        finally:
+            taking.reset(token)
+
+
+taking: ContextVar[Exam | None] = ContextVar("taking", default=None)
+"""The exam that align functions run in, if any."""
