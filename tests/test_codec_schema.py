@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, Optional, TypeVar, Union
 from uuid import UUID
 
 import jsonschema
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, create_model
 from pydantic_core import from_json
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, TypedDict  # noqa: UP035  # pydantic asks for it before 3.12
 
 from tanuki_async._codec.limits import depth, within_limits
 from tanuki_async._codec.schema import dialect, wire
@@ -29,7 +29,7 @@ BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 def adapter_of(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation, config=BASE64)
-    except Exception:  # pydantic refuses a config for types that have their own
+    except PydanticUserError:  # types that have a config of their own take no other
         return TypeAdapter(annotation)
 
 
@@ -201,7 +201,7 @@ LEAVES: dict[Any, st.SearchStrategy[Any]] = HASHABLE | {
     Decimal: st.decimals(allow_nan=False, allow_infinity=False, places=2, min_value=-1000, max_value=1000),
     bytes: st.binary(max_size=4).map(lambda value: value.hex().encode()),
     None: st.none(),
-    Literal["x", 1, None]: st.sampled_from(["x", 1, None]),
+    Literal["x", 1, None]: st.sampled_from(["x", 1, None]),  # noqa: PYI061  # this form, too
     Inner: inner,
     Empty: st.builds(Empty),
     Point: st.builds(Point, x=st.integers(0, 9), label=text),
@@ -254,10 +254,10 @@ def containers(draw: Any, inner: st.SearchStrategy[Typed]) -> Typed:
             key, keys = draw(hashable)
             return dict[key, annotation], st.dictionaries(keys, values, max_size=3)
         case "optional":
-            return annotation | None, st.none() | values
+            return Optional[annotation], st.none() | values  # noqa: UP045  # annotation may be None
         case "union":
             other, others = draw(inner)
-            return annotation | other, values | others
+            return Union[annotation, other], values | others  # noqa: UP007  # both may be None
         case "model":
             names = st.sampled_from(["a", "b", "value", "key", "item_0"])
             fields = draw(st.dictionaries(names, st.tuples(inner, st.booleans()), min_size=1, max_size=3))
@@ -538,7 +538,8 @@ def test_deep_answers_are_refused_or_read_but_never_crash():
 
 
 @pytest.mark.parametrize(
-    ("name", "legal"), [("classify", "classify"), ("größe", r"gr__e_\w{8}"), ("x" * 99, r"x{55}_\w{8}"), ("", r"_\w{8}")]
+    ("name", "legal"),
+    [("classify", "classify"), ("größe", r"gr__e_\w{8}"), ("x" * 99, r"x{55}_\w{8}"), ("", r"_\w{8}")],
 )
 def test_a_schema_name_is_legal(name, legal):
     import re

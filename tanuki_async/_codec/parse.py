@@ -14,8 +14,8 @@ from tanuki_async._codec.schema import Wire
 from tanuki_async._errors import clip
 
 COMPLAINT = 1_000  # characters, at most
-PROBLEMS = 6  # of which a complaint tells
-SEARCHED = 1_000_000  # characters in which JSON is looked for; a longer answer is taken as it is or not at all
+PROBLEMS = 4  # of which a complaint tells
+SEARCHED = 200_000  # characters; no JSON is looked for in longer prose
 CANDIDATES = 16
 DEPTH = 200  # pydantic's JSON parser reads no deeper
 
@@ -56,31 +56,31 @@ def parse(wire: Wire, text: str) -> Parsed | Complaint:
     try:
         value, output = wire.read(text)
     except (ValueError, RecursionError) as error:
-        return _tolerant(wire, text) or _complain(wire, text, error)
+        return _tolerant(wire, text, error)
     return Parsed(value, output)
 
 
-def _tolerant(wire: Wire, text: str) -> Parsed | None:
-    if len(text) > SEARCHED:
-        return None
-    for candidate in _candidates(wire, text):
+def _tolerant(wire: Wire, text: str, complaint: Exception) -> Parsed | Complaint:
+    for candidate in _candidates(wire, text.encode(errors="replace").decode()):
         try:
             value, output = wire.read(candidate)
-        except (ValueError, RecursionError):
-            continue
-        return Parsed(value, output, repaired=True)
-    return None
+        except (ValueError, RecursionError) as error:
+            if _is_syntax(complaint) and not _is_syntax(error):
+                complaint = error  # rather about the JSON that is there than about the prose around it
+        else:
+            return Parsed(value, output, repaired=True)
+    return _complain(wire, text, complaint)
 
 
 def _candidates(wire: Wire, text: str) -> Iterator[str]:
-    said = text.rpartition("</think>")[2].strip()
+    said = text.rpartition("</think>")[2].strip("\ufeff \t\r\n")
     fenced = [found[1].strip() for found in _FENCE.finditer(said)][-CANDIDATES:]
     yield said
     yield from reversed(fenced)
-    spans = _spans(said)
+    spans = _spans(said) if len(said) <= SEARCHED else []
     yield from reversed(spans)
     yield from (strict for each in reversed(spans) if (strict := _strict(each)) != each)
-    if not spans:
+    if not spans and len(said) <= SEARCHED:
         yield from _bare(wire, fenced[-1] if fenced else said)
 
 
@@ -149,19 +149,23 @@ def _complain(wire: Wire, text: str, error: Exception) -> Complaint:
     elif isinstance(error, ValidationError) and not _is_syntax(error):
         problems = _problems(wire, error)
     else:
-        problems = ["the answer is not one JSON value" + _where(error)]
+        problems = [f"the answer is not one JSON value ({clip(_told(error), 120)})"]
     hint = "Answer again, with JSON only, that fits this schema: " + to_json(wire.answer.schema).decode()
     told = "\n".join(f"- {problem}" for problem in problems)
     return Complaint(f"{clip(told, COMPLAINT - 340)}\n{clip(hint, 300)}")
 
 
-def _is_syntax(error: ValidationError) -> bool:
-    return any(each["type"] == "json_invalid" for each in error.errors(include_url=False, include_context=False))
+def _is_syntax(error: Exception) -> bool:
+    """Tell whether this is about text that is no JSON, not about a value that does not fit."""
+    if not isinstance(error, ValidationError):
+        return True
+    first = error.errors(include_url=False, include_context=False)[0]
+    return first["type"] in {"json_invalid", "string_unicode"}
 
 
-def _where(error: Exception) -> str:
-    text = str(error) if not isinstance(error, ValidationError) else error.errors(include_url=False)[0]["msg"]
-    return f" ({clip(text.removeprefix('Invalid JSON: '), 120)})"
+def _told(error: Exception) -> str:
+    text = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return text.removeprefix("Invalid JSON: ")
 
 
 def _problems(wire: Wire, error: ValidationError) -> list[str]:
@@ -175,8 +179,9 @@ def _problem(wire: Wire, detail: ErrorDetails) -> str:
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"])
     root = "value" if wire.enveloped else ""
     given = cast(object, detail["input"])
-    came = "" if detail["type"] == "missing" else f", not {clip(_shown(given), 80)}"
-    return f"{clip((root + place).lstrip('.') or 'the answer', 120)}: {detail['msg']}{came}"
+    came = "" if detail["type"] == "missing" else f", not {clip(_shown(given), 40)}"
+    where = clip((root + place).lstrip(".") or "the answer", 40)
+    return clip(f"{where}: {detail['msg']}{came}", 110)
 
 
 def _shown(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -65,14 +66,14 @@ class Wire:
     def read(self, text: str) -> tuple[Any, bytes]:
         """Return the value of wire or natural JSON, and its natural JSON for the record. Raises as `decode` does."""
         if _CONSTANT.search(text):
-            from_json(text, allow_inf_nan=False)  # a record could not hold them
+            from_json(text.encode(), allow_inf_nan=False)  # a record could not hold them
         value = self.decode(text)
         try:
             output = self.dump(value)
         except PydanticSerializationError as error:
             if self.lazy:
                 raise ValueError(str(error)) from error
-            output = to_json(self._natural(text))
+            output = self._naturals(text)[0]
         if output == b"null" and value is not None and isinstance(value, float):
             raise ValueError("not a finite number")
         return (self.decode(text) if self.lazy else value), output
@@ -100,27 +101,23 @@ class Wire:
         return found[1] if found else text
 
     def _reshaped(self, text: str) -> Any:
-        value = from_json(text, allow_inf_nan=False)
-        if not self._is_enveloped(value):
-            return self.load(to_json(self._unshaped(value)))
+        """Read text that may have or lack an envelope: what this type calls for first, then the other."""
+        first, *others = self._naturals(text)
         try:
-            return self.load(to_json(self._unshaped(value[VALUE])))
-        except ValidationError as inner:
-            try:  # a dict of the user's may have this one key, too
-                return self.load(to_json(self._unshaped(value)))
-            except ValidationError:
-                raise inner from None
+            return self.load(first)
+        except ValidationError:
+            for other in others:
+                with suppress(ValidationError):
+                    return self.load(other)
+            raise
 
-    def _natural(self, text: str) -> Any:
-        value = from_json(text, allow_inf_nan=False)
-        return self._unshaped(value[VALUE] if self._is_enveloped(value) else value)
-
-    def _is_enveloped(self, value: Any) -> bool:
-        return self.enveloped and is_object(value) and value.keys() == {VALUE}
-
-    def _unshaped(self, value: Any) -> Any:
+    def _naturals(self, text: str) -> list[bytes]:
+        value = from_json(text.encode(), allow_inf_nan=False)
+        found = [value]
+        if is_object(value) and value.keys() == {VALUE}:
+            found = [value[VALUE], value] if self.enveloped else [value, value[VALUE]]
         try:
-            return self.shape.decode(value) if self.shape else value
+            return [to_json(self.shape.decode(each) if self.shape else each) for each in found]
         except RecursionError as error:
             raise ValueError("the answer is nested too deeply") from error
 

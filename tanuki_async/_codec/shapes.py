@@ -8,6 +8,7 @@ object. `decode` also takes the natural form, place by place; what fits neither 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeGuard
@@ -186,6 +187,7 @@ class Entries:
     """A dict: an array of `{key, value}` on the wire."""
 
     value: Shape
+    pattern: re.Pattern[str] | None = None  # of its keys
 
     def encode(self, value: Any) -> Any:
         if not is_object(value):
@@ -200,10 +202,15 @@ class Entries:
         return value
 
     def natural(self, value: Any) -> bool:
-        return is_object(value) and all(map(self.value.natural, value.values()))
+        return is_object(value) and all(self._key(key) and self.value.natural(each) for key, each in value.items())
 
     def wired(self, value: Any) -> bool:
-        return is_array(value) and all(_is_entry(entry) and self.value.wired(entry[VALUE]) for entry in value)
+        return is_array(value) and all(
+            _is_entry(entry) and self._key(entry[KEY]) and self.value.wired(entry[VALUE]) for entry in value
+        )
+
+    def _key(self, key: Any) -> bool:
+        return self.pattern is None or self.pattern.search(_text(key)) is not None
 
 
 def _is_entry(value: Any) -> bool:
@@ -286,18 +293,19 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class Union:
-    """Several shapes, of which the first that fits is meant."""
+    """Several shapes, of which the first that fits is meant. Natural dicts are tried last: any object may be one."""
 
     branches: tuple[Branch, ...]
+    naturals: tuple[Branch, ...]  # the same, in the order to try for natural JSON
 
     def encode(self, value: Any) -> Any:
-        return next((branch.encode(value) for branch in self.branches if branch.natural(value)), value)
+        return next((branch.encode(value) for branch in self.naturals if branch.natural(value)), value)
 
     def decode(self, value: Any) -> Any:
         for branch in self.branches:
             if branch.wired(value):
                 return branch.decode(value)
-        return next((branch.decode(value) for branch in self.branches if branch.natural(value)), value)
+        return next((branch.decode(value) for branch in self.naturals if branch.natural(value)), value)
 
     def natural(self, value: Any) -> bool:
         return any(branch.natural(value) for branch in self.branches)

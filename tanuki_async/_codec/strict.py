@@ -29,6 +29,7 @@ from tanuki_async._codec.shapes import (
 SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
 PREFIX = "#/$defs/"
 _SILENT = frozenset({"$ref", "$defs", "default", "title", "examples", "deprecated", "readOnly", "writeOnly"})
+_WHOLE = re.compile("^-?[0-9]+$")
 INLINED = 500  # references with siblings that are copied out; beyond, the siblings are given up
 _LOOKS_AROUND = re.compile(r"\(\?[=!<]|\\[1-9]|\(\?P=")  # what constrained decoding cannot follow
 
@@ -176,15 +177,16 @@ class _Builder:
             (pattern, values), *_ = patterns.items()
             schema = {**schema, "propertyNames": {**schema.get("propertyNames", {}), "pattern": pattern}}
         made, shape = self.build(values)
-        entry = _closed({KEY: self._key(schema.get("propertyNames", {})), VALUE: made})
+        key = self._key(schema.get("propertyNames", {}))
+        entry = _closed({KEY: key, VALUE: made})
         counts = {"minItems": schema.get("minProperties"), "maxItems": schema.get("maxProperties")}
         bounds = {key: value for key, value in counts.items() if value is not None}
-        return {**_described(schema), "type": "array", "items": entry, **bounds}, Entries(shape)
+        return {**_described(schema), "type": "array", "items": entry, **bounds}, Entries(shape, _pattern(key))
 
     def _key(self, names: Any) -> Schema:
         names = self._resolved(names)
         if names.get("type") == "integer" and "enum" not in names:
-            return {"type": "string", "pattern": "^-?[0-9]+$"}
+            return {"type": "string", "pattern": _WHOLE.pattern}
         if options := _choices(names):
             return {"type": "string", "enum": [each if isinstance(each, str) else json.dumps(each) for each in options]}
         return _scalar(names, "string")[0]
@@ -229,7 +231,9 @@ class _Builder:
             forms.append(Branch(shape, label))
         if len(made) == 1 and "$ref" not in made[0]:
             return {**made[0], **_described(schema)}, forms[0]
-        return {**_described(schema), "anyOf": made}, Union(tuple(forms))
+        by_branch = zip(branches, forms, strict=True)
+        ordered = [form for _, form in sorted(by_branch, key=lambda each: _is_map(self._resolved(each[0])))]
+        return {**_described(schema), "anyOf": made}, Union(tuple(forms), tuple(ordered))
 
     def _branches(self, schema: Schema) -> Iterable[Schema]:
         branches: list[Any] = schema.get("anyOf") or schema.get("oneOf") or []
@@ -307,6 +311,13 @@ class _Builder:
         if "prefixItems" in resolved:
             return {f"item_{number}": place for number, place in enumerate(resolved["prefixItems"])}
         return None if _is_map(resolved) else resolved.get("properties")
+
+
+def _pattern(key: Schema) -> re.Pattern[str] | None:
+    """Tell keys by the names they may have. A pattern of the user's may be in another dialect than Python's."""
+    if "enum" in key:
+        return re.compile("|".join(f"^{re.escape(name)}$" for name in key["enum"]))
+    return _WHOLE if key.get("pattern") == _WHOLE.pattern else None
 
 
 def _overlap(one: frozenset[str], other: frozenset[str]) -> bool:
