@@ -57,8 +57,8 @@ class Abilities:
             dropped=dropped,
         )
 
-    def without(self, error: RequestRejectedError) -> tuple[Abilities, str] | None:
-        """Give way to what a 400 or 422 complains of: (the new abilities, what was given up), or None.
+    def without(self, error: RequestRejectedError, body: bytes) -> tuple[Abilities, str] | None:
+        """Give way to what a 400 or 422 says of `body`: (the new abilities, what was given up), or None.
 
         None also where the complaint is not about something that the server does not know, but about its value.
         """
@@ -66,7 +66,7 @@ class Abilities:
             return None
         message, parameter = error.message.lower(), (error.parameter or "").lower()
         for field in (self.token_field, *OPTIONAL):
-            if field and field not in self.dropped and _names(field, parameter, message):
+            if field and _names(field, parameter, message) and f'"{field}":'.encode() in body:
                 return self._less(field)
         if _is_about(("response_format", "json_schema", "json_object", "structured output"), parameter, message):
             lower = None if _BROKEN_SCHEMA.search(message) else _LOWER.get(self.structured)

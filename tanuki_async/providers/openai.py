@@ -83,12 +83,13 @@ class OpenAICompatible(Provider):
         concessions = 0
         while True:
             abilities = self._abilities(model)
-            reply = await self._send(http, url, headers, self._bodies.encode(request, abilities), model)
+            body = self._bodies.encode(request, abilities)
+            reply = await self._send(http, url, headers, body, model)
             if reply.status == 200:
                 return completion_from(reply, provider=self.name, model=model.name)
             error = self._error(reply, model)
             concessions += 1
-            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error):
+            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
                 raise error
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
@@ -114,13 +115,13 @@ class OpenAICompatible(Provider):
             known = self._learned[model.name] = (model, self._assume(model))
         return known[1]
 
-    def _learn(self, model: Model, sent: Abilities, error: ProviderError) -> bool:
+    def _learn(self, model: Model, sent: Abilities, error: ProviderError, body: bytes) -> bool:
         """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again."""
         if not isinstance(error, RequestRejectedError):
             return False
         if self._abilities(model) is not sent:
             return True  # another call learned meanwhile; see whether that was it
-        concession = sent.without(error)
+        concession = sent.without(error, body)
         if concession is None:
             return False
         self._learned[model.name] = (model, concession[0])
