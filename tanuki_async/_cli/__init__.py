@@ -1,0 +1,47 @@
+"""The command `tanuki`: shows the whole job in one run, and looks at what functions have left behind."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tanuki_async._cli import demo, examples, functions, status
+from tanuki_async._cli.extras import MissingExtra
+from tanuki_async._errors import TanukiError
+from tanuki_async._version import __version__
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit status: 0, 1 where it failed, 2 where it was called wrongly, 130 by Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except TanukiError as error:
+        return _fail(str(error), 1)
+    except MissingExtra as error:
+        return _fail(str(error), 2)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was recorded is kept", 130)
+    return 0
+
+
+def _fail(message: str, exit_status: int) -> int:
+    print("tanuki:", " ".join(message.split()), file=sys.stderr)
+    return exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tanuki", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"tanuki_async {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in (demo, functions, status, examples):
+        command.add(commands)
+    return parser
