@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 _TEXTS = ("title", "description", "examples", "discriminator", "json_schema_extra", "deprecated")
 _ALIASES = ("alias", "validation_alias", "serialization_alias")
-_PLAIN = {"Strict", "AllowInfNan", "FailFast", "UuidVersion", "PathType", "PydanticGeneralMetadata"}
+_PLAIN = {"Strict", "AllowInfNan", "FailFast", "UuidVersion", "PathType"}
 
 
 def constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -28,7 +28,7 @@ def constraints(metadata: Iterable[Any]) -> Iterator[tuple[str, Any]]:
             yield from ((name, value) for name, value in attributes(item).items() if value is not None)
         elif hasattr(item, "documentation"):
             yield "description", item.documentation
-        else:
+        elif item is not None:
             yield "", item
 
 
@@ -36,7 +36,11 @@ def _is_plain(item: Any) -> bool:
     cls: Any = item.__class__
     if cls.__name__ == "Predicate":
         return False
-    return cls.__module__.partition(".")[0] == "annotated_types" or cls.__name__ in _PLAIN
+    return (
+        cls.__module__.partition(".")[0] == "annotated_types"
+        or cls.__name__ in _PLAIN
+        or cls.__name__.endswith("GeneralMetadata")
+    )
 
 
 def attributes(item: Any) -> Mapping[str, Any]:

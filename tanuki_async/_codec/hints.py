@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import typing
 from collections.abc import Mapping
@@ -63,6 +64,25 @@ def _name(annotation: Any) -> str:
 def is_alias_type(annotation: Any) -> bool:
     """Tell a `type X = …` statement or TypeAliasType, of typing or of typing_extensions."""
     return type(annotation).__name__ == "TypeAliasType"
+
+
+_STANDARD = os.path.dirname(os.__file__)  # noqa: PTH120  # a prefix to compare with, not a place to go to
+_LIBRARIES = frozenset({"pydantic", "pydantic_core", "numpy", "pandas"})
+
+
+def is_library(cls: Any) -> bool:
+    """Tell a class of the standard library or of a library whose classes are known by their names alone.
+
+    Only one that is found there: what `make_dataclass` and others build claims to be from the module that built it.
+    """
+    module = sys.modules.get(cls.__module__)
+    if module is None or getattr(module, cls.__name__, None) is not cls:
+        return False
+    package = cls.__module__.partition(".")[0]
+    if package in _LIBRARIES:
+        return True
+    file = getattr(module, "__file__", None)  # a user's own module may be called `profile`, too
+    return package in sys.stdlib_module_names and (not file or file.startswith(_STANDARD))
 
 
 def is_named_tuple(cls: Any) -> bool:

@@ -46,6 +46,17 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """Takes a str for bytes as UTF-8 where Python calls, though in JSON it is base64."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        return value.encode() if isinstance(value, str) and info.mode == "python" else value
+
+
+@dataclass(frozen=True, slots=True)
 class AsSubclass:
     """Validates as the base that it annotates, then builds the subclass from it."""
 

@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import inspect
 import re
-import sys
 import types
 from collections.abc import Iterable, Mapping
 from types import NoneType
@@ -25,6 +24,7 @@ from tanuki_async._codec.hints import (
     init_hints_of,
     is_alias_type,
     is_bare,
+    is_library,
     is_named_tuple,
     is_plain,
     members,
@@ -123,7 +123,7 @@ class Renderer:
             return f"type {cls.__name__} = {self.text(cls.__value__)}"
         if hasattr(cls, "__supertype__"):
             return f"newtype {cls.__name__} = {self.text(cls.__supertype__)}"
-        if _is_library(cls):
+        if is_library(cls):
             return None
         kind, lines = self._fields(cls)
         return "\n".join([f"{kind} {self._title(cls)}", *_doc_lines(cls), *lines])
@@ -209,14 +209,6 @@ class Renderer:
 def _special_name(annotation: Any) -> str:
     name = getattr(annotation, "_name", None) or getattr(annotation, "__name__", None)
     return str(name) if name else type(annotation).__name__
-
-
-def _is_library(cls: Any) -> bool:
-    """Tell a class that needs no definition: its name says it, and its inside may change between versions."""
-    module = str(cls.__module__).partition(".")[0]
-    if module in ("pydantic", "pydantic_core", "numpy", "pandas"):
-        return not getattr(cls, "__pydantic_generic_metadata__", {}).get("origin")
-    return module in sys.stdlib_module_names and module != "__main__"
 
 
 def _doc_lines(cls: Any) -> list[str]:

@@ -22,13 +22,23 @@ from tanuki_async._codec.hints import (
     class_hints_of,
     init_hints_of,
     is_bare,
+    is_library,
     is_named_tuple,
     is_plain,
     members,
     substitute,
     substitution,
 )
-from tanuki_async._codec.hooks import BUILT_FROM_BASE, Again, AsSubclass, ByInit, EmbeddingMarker, Field, Ordered
+from tanuki_async._codec.hooks import (
+    BUILT_FROM_BASE,
+    Again,
+    AsSubclass,
+    ByInit,
+    EmbeddingMarker,
+    Encoded,
+    Field,
+    Ordered,
+)
 from tanuki_async._errors import StubError
 
 # What pydantic would hand over as a generator that can be read once, or does not know, is read into a list or a set.
@@ -49,11 +59,13 @@ class Rewriter:
         self._namespace = namespace
         self._open: list[Any] = []  # classes being rewritten, to see recursion
         self._done: dict[Any, Any] = {}
-        self._orders = True
+        self._polishes = True
         self._ours: set[Any] = set()  # dataclasses that pydantic would refuse
 
     def rewrite(self, annotation: Any) -> Any:
         """Return what to give to pydantic for `annotation`."""
+        if annotation is bytes and self._polishes:
+            return Annotated[bytes, Encoded()]
         if isinstance(annotation, type) and not get_args(annotation):
             return self._class(annotation, ())
         origin = get_origin(annotation)
@@ -69,6 +81,8 @@ class Rewriter:
         inner, *metadata = get_args(annotation)
         if any(isinstance(item, EmbeddingMarker) for item in metadata):
             raise StubError("Embedding[…] may only be the whole return annotation: write `-> Embedding[list[float]]`")
+        if inner is bytes and self._polishes:
+            return Annotated[(bytes, *metadata, Encoded())]  # constraints are those of bytes
         rewritten = self.rewrite(inner)
         return annotation if rewritten is inner else Annotated[(rewritten, *metadata)]
 
@@ -87,7 +101,7 @@ class Rewriter:
 
     def _ordered(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         alias = cls[arguments] if arguments else cls
-        return Annotated[alias, Ordered()] if cls in _SETS and self._orders else alias
+        return Annotated[alias, Ordered()] if cls in _SETS and self._polishes else alias
 
     def _class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         if cls in _READ_AS or cls in _SETS:
@@ -148,11 +162,14 @@ class Rewriter:
         if hasattr(cls, "__pydantic_validator__"):
             return cls
         hints = class_hints_of(cls, self._namespace)
-        orders, self._orders = self._orders, False  # an unordered set is no reason to build it ourselves
+        polishes, self._polishes = (
+            self._polishes,
+            False,
+        )  # sets and bytes are no reason to build it ourselves
         try:
             as_it_is = all(self.rewrite(hints[field.name]) is hints[field.name] for field in dataclasses.fields(cls))
         finally:
-            self._orders = orders
+            self._polishes = polishes
         if as_it_is:
             return cls
         self._ours.add(cls)
@@ -211,7 +228,7 @@ def _is_known(annotation: Any) -> bool:
         return True
     if hasattr(cls, "__get_pydantic_core_schema__"):
         return True
-    return cls.__module__.partition(".")[0] in sys.stdlib_module_names and cls.__module__ != "__main__"
+    return is_library(cls)
 
 
 def _pydantic_builds(cls: type) -> bool:
