@@ -5,11 +5,16 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding, check_schema
-from tanuki_async.testing.answers import simplest
 
 USER = [{"role": "user", "content": "hi"}]
-GOOD = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"], "additionalProperties": False}
+GOOD = {
+    "type": "object",
+    "properties": {"value": {"type": "string"}},
+    "required": ["value"],
+    "additionalProperties": False,
+}
 
 
 def of(value: dict[str, Any], **more: Any) -> dict[str, Any]:

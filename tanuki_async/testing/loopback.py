@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 from tanuki_async._records import JsonValue, Reply
 from tanuki_async.testing import _openai
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
+from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
 from tanuki_async.testing.answers import (
     ChatRequest,
@@ -24,7 +25,6 @@ from tanuki_async.testing.answers import (
     as_answer,
     awaited,
     is_awaitable,
-    simplest,
 )
 
 __all__ = ["LoopbackServer"]

@@ -10,6 +10,7 @@ from tanuki_async._errors import ProviderError, RateLimitedError, RefusalError
 from tanuki_async._records import Completion, JsonValue, Limits, Model, Request, Usage
 from tanuki_async.abc import Http, Provider
 from tanuki_async.testing._openai import DIMENSIONS, vector
+from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing.answers import (
     ChatRequest,
     EmbeddingRequest,
@@ -18,7 +19,6 @@ from tanuki_async.testing.answers import (
     as_answer,
     awaited,
     count_usage,
-    simplest,
     tokens,
 )
 

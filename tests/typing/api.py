@@ -124,7 +124,7 @@ async def wrong_arguments() -> None:
 async def wrong_results() -> None:
     number: int = await bare("x")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     texts: list[str] = await embed("x")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    assert number, texts
+    repr((number, texts))
 
 
 def plain(text: str) -> str:
@@ -154,7 +154,7 @@ async def as_values() -> None:
     function: Callable[[str], Awaitable[Mood | None]] = bare
     coroutine: Callable[[str], Coroutine[Any, Any, int]] = called
     wrong: Callable[[int], Awaitable[Mood | None]] = bare  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
-    assert function, (coroutine, wrong)
+    repr((function, coroutine, wrong))
 
 
 async def owners(storage: Storage, provider: Provider) -> None:
@@ -165,7 +165,7 @@ async def owners(storage: Storage, provider: Provider) -> None:
         await tanuki.flush()
     storages: list[Storage] = [MemoryStorage(), FilesystemStorage(".align")]
     providers: list[Provider] = [FakeProvider(), OpenAICompatible("http://127.0.0.1:8000/v1")]
-    assert storages, providers
+    repr((storages, providers))
     assert_type(await tanuki.status(bare), tanuki.Status)
     assert_type(await tanuki.distill(bare), tanuki.Status)
     assert_type(tanuki.describe(bare), tanuki.Description)
