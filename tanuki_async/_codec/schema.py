@@ -14,8 +14,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from tanuki_async._codec.limits import within_limits
 from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, in_words
+from tanuki_async._codec.reader import InexpressibleError
 from tanuki_async._codec.shapes import VALUE, Shape, is_array, is_object
-from tanuki_async._codec.strict import InexpressibleError, strict
+from tanuki_async._codec.strict import strict
 from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue
 
 Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]

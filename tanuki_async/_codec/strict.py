@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 from tanuki_async._codec.natural import BOUNDS, COUNTS, FORMATS, OPEN, Schema, in_words
+from tanuki_async._codec.reader import PREFIX, InexpressibleError, Reader, choices, definition, is_map
 from tanuki_async._codec.shapes import (
     KEY,
     VALUE,
@@ -26,16 +27,11 @@ from tanuki_async._codec.shapes import (
     kind,
 )
 
+INLINED = 500  # references with siblings that are copied out; beyond, the siblings are given up
 SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
-PREFIX = "#/$defs/"
 _SILENT = frozenset({"$ref", "$defs", "default", "title", "examples", "deprecated", "readOnly", "writeOnly"})
 _WHOLE = re.compile("^-?[0-9]+$")
-INLINED = 500  # references with siblings that are copied out; beyond, the siblings are given up
 _LOOKS_AROUND = re.compile(r"\(\?[=!<]|\\[1-9]|\(\?P=")  # what constrained decoding cannot follow
-
-
-class InexpressibleError(ValueError):
-    """The strict subset has no words for this type."""
 
 
 def strict(natural: Schema) -> tuple[Schema, Shape, bool]:
@@ -48,14 +44,14 @@ def strict(natural: Schema) -> tuple[Schema, Shape, bool]:
     schema = builder.inlined(schema)
     if builder.made:
         schema = {**schema, "$defs": builder.made}
-    return schema, shape, builder.reshapes(natural) or builder.labelled
+    return schema, shape, Reader(natural).reshapes(natural) or builder.labelled
 
 
 class _Builder:
     def __init__(self, root: Schema) -> None:
         self.made: dict[str, Schema] = {}
         self.labelled = False
-        self._natural = cast("dict[str, Schema]", root.get("$defs", {}))
+        self._reader = Reader(root)
         self._refs: dict[str, Ref] = {}
         self._inlining: list[str] = []
         self._budget = INLINED
@@ -65,7 +61,7 @@ class _Builder:
             raise InexpressibleError("a value of any type")
         if "$ref" in schema:
             return self._reference(schema)
-        schema = self._merged(schema)
+        schema = self._reader.merged(schema)
         if "anyOf" in schema or "oneOf" in schema:
             return self._union(schema)
         if "enum" in schema or "const" in schema:
@@ -89,11 +85,11 @@ class _Builder:
     def inlined(self, schema: Schema) -> Schema:
         """Replace a reference by its target: the root must not be one."""
         while "$ref" in schema:
-            schema = self.made[_name(schema)]
+            schema = self.made[definition(schema)]
         return schema
 
     def _reference(self, schema: Schema) -> tuple[Schema, Shape]:
-        name = _name(schema)
+        name = definition(schema)
         told = {
             key: value for key, value in schema.items() if key not in {"$ref", "$defs", "default", "title", "examples"}
         }
@@ -101,53 +97,20 @@ class _Builder:
             self._budget -= 1
             self._inlining.append(name)
             try:
-                return self.build({**self._target(name), **told})
+                return self.build({**self._reader.target(name), **told})
             finally:
                 self._inlining.pop()
         if name not in self._refs:
             ref = self._refs[name] = Ref()
             self.made[name] = {}  # keeps the order of first use
-            self.made[name], ref.target = self.build(self._target(name))
+            self.made[name], ref.target = self.build(self._reader.target(name))
         return {"$ref": PREFIX + name}, self._refs[name]
-
-    def _target(self, name: str) -> Schema:
-        if name not in self._natural:
-            raise InexpressibleError(f"a reference to {name!r}, which is not there")
-        return self._natural[name]
-
-    def _merged(self, schema: Schema) -> Schema:
-        """Fold `allOf` into its parent: one of any kind, or several plain objects."""
-        if "allOf" not in schema:
-            return schema
-        rest = {key: value for key, value in schema.items() if key != "allOf"}
-        parts = [self._merged(self._resolved(part)) for part in schema["allOf"]]
-        if len(parts) == 1:
-            return {**parts[0], **rest}
-        merged: Schema = {"type": "object", "properties": {}, "required": []}
-        for part in [*parts, rest]:
-            if part.get("type", "object") != "object" or "anyOf" in part or "enum" in part:
-                raise InexpressibleError("several types at once")
-            merged["properties"].update(part.get("properties", {}))
-            merged["required"] += part.get("required", [])
-            merged |= {key: value for key, value in part.items() if key not in {"properties", "required"}}
-        return merged
-
-    def _resolved(self, schema: Any) -> Schema:
-        seen: set[str] = set()
-        while is_object(schema) and "$ref" in schema:
-            name = _name(schema)
-            if name in seen:
-                raise InexpressibleError("a type that is only itself")
-            seen.add(name)
-            siblings = {key: value for key, value in schema.items() if key not in {"$ref", "$defs"}}
-            schema = {**self._target(name), **siblings}
-        return schema if is_object(schema) else {}
 
     # Structures
 
     def _object(self, schema: Schema) -> tuple[Schema, Shape]:
         extra, properties = schema.get("additionalProperties"), schema.get("properties")
-        if _is_map(schema):
+        if is_map(schema):
             return self._entries(schema)
         if is_object(extra) or properties is None or (extra is True and not properties):
             raise InexpressibleError("an object with any keys")
@@ -162,12 +125,12 @@ class _Builder:
         made, shape = self.build(schema)
         if required:
             return made, Field(shape)
-        default = self._resolved(schema).get("default")
-        if "null" not in self.kinds(schema):
-            return _or_null(made), Field(shape, required=False, droppable=True, default=default)
+        default = self._reader.resolved(schema).get("default")
+        if "null" not in self._reader.kinds(schema):
+            return _or_null(made), Field(shape, required=not open_, droppable=True, default=default)
         if open_:
             return _or_null(_closed({VALUE: made})), Field(shape, required=False, maybe=True)
-        return made, Field(shape, required=False, default=default)
+        return made, Field(shape, default=default)
 
     def _entries(self, schema: Schema) -> tuple[Schema, Shape]:
         values, patterns = schema.get("additionalProperties"), schema.get("patternProperties")
@@ -184,10 +147,10 @@ class _Builder:
         return {**_described(schema), "type": "array", "items": entry, **bounds}, Entries(shape, _pattern(key))
 
     def _key(self, names: Any) -> Schema:
-        names = self._resolved(names)
+        names = self._reader.resolved(names)
         if names.get("type") == "integer" and "enum" not in names:
             return {"type": "string", "pattern": _WHOLE.pattern}
-        if options := _choices(names):
+        if options := choices(names):
             return {"type": "string", "enum": [each if isinstance(each, str) else json.dumps(each) for each in options]}
         return _scalar(names, "string")[0]
 
@@ -211,20 +174,20 @@ class _Builder:
             each, shape = self.build(place)
             if "title" in place and "$ref" not in each:
                 each = {"description": place["title"].lower(), **each}
-            absent = number >= needed and "null" not in self.kinds(place)
+            absent = number >= needed and "null" not in self._reader.kinds(place)
             made[f"item_{number}"] = _or_null(each) if absent else each
             items.append(Field(shape, required=number < needed, droppable=absent))
         return {**_described(schema), **_closed(made)}, Places(tuple(items), needed)
 
     def _union(self, schema: Schema) -> tuple[Schema, Shape]:
-        branches = list(self._branches(schema))
-        changing = any(self.reshapes(branch) for branch in branches)
+        branches = list(self._reader.branches(schema))
+        changing = any(self._reader.reshapes(branch) for branch in branches)
         made: list[Schema] = []
         forms: list[Branch] = []
         for number, branch in enumerate(branches):
             each, shape = self.build(branch)
             label = None
-            if changing and self._confusable(number, branches):
+            if changing and self._reader.confusable(number, branches):
                 label, self.labelled = f"option_{number}", True
                 each = _closed({label: each})
             made.append(each)
@@ -232,85 +195,8 @@ class _Builder:
         if len(made) == 1 and "$ref" not in made[0]:
             return {**made[0], **_described(schema)}, forms[0]
         by_branch = zip(branches, forms, strict=True)
-        ordered = [form for _, form in sorted(by_branch, key=lambda each: _is_map(self._resolved(each[0])))]
+        ordered = [form for _, form in sorted(by_branch, key=lambda each: is_map(self._reader.resolved(each[0])))]
         return {**_described(schema), "anyOf": made}, Union(tuple(forms), tuple(ordered))
-
-    def _branches(self, schema: Schema) -> Iterable[Schema]:
-        branches: list[Any] = schema.get("anyOf") or schema.get("oneOf") or []
-        for branch in branches:
-            if is_object(branch) and ("anyOf" in branch or "oneOf" in branch) and "$ref" not in branch:
-                yield from self._branches(branch)
-            else:
-                yield branch
-
-    # Questions about natural schemas
-
-    def reshapes(self, schema: Any, seen: frozenset[str] = frozenset()) -> bool:
-        """Tell whether the wire form of this type, or of anything in it, differs from the natural one."""
-        if not is_object(schema):
-            return False
-        if "$ref" in schema:
-            name = _name(schema)
-            return name not in seen and self.reshapes(self._target(name), seen | {name})
-        if "prefixItems" in schema or _is_map(schema):
-            return True
-        properties: Mapping[str, Any] = schema.get("properties", {})
-        if schema.get(OPEN) and len(schema.get("required", [])) < len(properties):
-            return True
-        inner = [*properties.values(), schema.get("items")]
-        for word in ("anyOf", "oneOf", "allOf"):
-            inner += schema.get(word, [])
-        return any(self.reshapes(each, seen) for each in inner)
-
-    def kinds(self, schema: Any, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-        """Return the JSON types that this type has on the wire."""
-        if is_object(schema) and "$ref" in schema:
-            name = _name(schema)
-            return frozenset() if name in seen else self.kinds(self._target(name), seen | {name})
-        schema = self._merged(schema) if is_object(schema) else {}
-        if "anyOf" in schema or "oneOf" in schema:
-            return frozenset(name for branch in self._branches(schema) for name in self.kinds(branch, seen))
-        if "enum" in schema or "const" in schema:
-            return frozenset(map(kind, _choices(schema)))
-        if _is_map(schema):
-            return frozenset({"array"})
-        if "prefixItems" in schema:
-            return frozenset({"object"})
-        names: Any = schema.get("type", [])
-        return frozenset([names] if isinstance(names, str) else names)
-
-    def _confusable(self, number: int, branches: list[Schema]) -> bool:
-        """Tell whether this branch changes on the wire and could there be taken for another."""
-        one = branches[number]
-        return self._changes(one) and any(
-            not self._distinct(one, other) for place, other in enumerate(branches) if place != number
-        )
-
-    def _changes(self, schema: Schema) -> bool:
-        resolved = self._resolved(schema)
-        return self.reshapes(schema) or len(resolved.get("required", [])) < len(resolved.get("properties", {}))
-
-    def _distinct(self, one: Schema, other: Schema) -> bool:
-        if not _overlap(self.kinds(one), self.kinds(other)):
-            return True
-        first, second = self._keys(one), self._keys(other)
-        if first is None or second is None:
-            return False
-        return first.keys() != second.keys() or any(self._apart(first[key], second[key]) for key in first)
-
-    def _apart(self, one: Schema, other: Schema) -> bool:
-        if not _overlap(self.kinds(one), self.kinds(other)):
-            return True
-        first, second = self._resolved(one), self._resolved(other)
-        some, others = _choices(first), _choices(second)
-        return bool(some and others) and not any(value in others for value in some)
-
-    def _keys(self, schema: Schema) -> dict[str, Schema] | None:
-        """Return the keys of an object on the wire, or None for what is no single object."""
-        resolved = self._merged(self._resolved(schema))
-        if "prefixItems" in resolved:
-            return {f"item_{number}": place for number, place in enumerate(resolved["prefixItems"])}
-        return None if _is_map(resolved) else resolved.get("properties")
 
 
 def _pattern(key: Schema) -> re.Pattern[str] | None:
@@ -318,23 +204,6 @@ def _pattern(key: Schema) -> re.Pattern[str] | None:
     if "enum" in key:
         return re.compile("|".join(f"^{re.escape(name)}$" for name in key["enum"]))
     return _WHOLE if key.get("pattern") == _WHOLE.pattern else None
-
-
-def _overlap(one: frozenset[str], other: frozenset[str]) -> bool:
-    number = {"integer", "number"}
-    return bool(one & other) or bool(one & number and other & number)
-
-
-def _name(schema: Schema) -> str:
-    ref: str = schema["$ref"]
-    if not ref.startswith(PREFIX):
-        raise InexpressibleError(f"a reference to {ref!r}")
-    return ref.removeprefix(PREFIX)
-
-
-def _is_map(schema: Schema) -> bool:
-    extra = schema.get("additionalProperties")
-    return not schema.get("properties") and (is_object(extra) or bool(schema.get("patternProperties")))
 
 
 def _closed(properties: Schema) -> Schema:
@@ -379,7 +248,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _options(schema: Schema) -> tuple[Schema, Shape]:
-    values = _choices(schema)
+    values = choices(schema)
     groups: dict[str, list[Any]] = {}
     for value in values:
         groups.setdefault(kind(value), []).append(value)
@@ -390,11 +259,6 @@ def _options(schema: Schema) -> tuple[Schema, Shape]:
     if len(made) == 1:
         return {**_described(schema), **made[0]}, shape
     return {**_described(schema), "anyOf": made}, shape
-
-
-def _choices(schema: Schema) -> list[Any]:
-    choices: list[Any] = schema.get("enum", [schema["const"]] if "const" in schema else [])
-    return choices
 
 
 def _is_json(value: Any) -> bool:
