@@ -64,7 +64,13 @@ class AsSubclass:
     reference: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._validate, handler(source), ref=self.reference)
+        schema = handler(source)
+        write = None
+        if issubclass(self.cls, deque):  # pydantic 2.11 writes a deque by its own class, and no other
+            write = core_schema.wrap_serializer_function_ser_schema(_as_deque, schema=schema, when_used="json")
+        return core_schema.no_info_wrap_validator_function(
+            self._validate, schema, ref=self.reference, serialization=write
+        )
 
     def _validate(self, value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
         checked = handler(value)
@@ -76,6 +82,10 @@ class AsSubclass:
                 "construct", "{cls}(…) does not keep what it is given", {"cls": self.cls.__name__}
             )
         return built
+
+
+def _as_deque(value: Any, handler: core_schema.SerializerFunctionWrapHandler) -> Any:
+    return handler(deque(value))
 
 
 def _arguments(checked: Any) -> tuple[Any, ...]:
