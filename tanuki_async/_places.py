@@ -20,6 +20,9 @@ def open_place(place: Storage | str | Path | None) -> Storage:
         return FilesystemStorage(data_directory())
     if isinstance(place, Path):
         return FilesystemStorage(place)
+    given: object = place
+    if not isinstance(given, str):
+        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:' or a Storage, not {given!r}")
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()

@@ -65,9 +65,9 @@ class Settings:
         """Refuse values that cannot work, naming what to write instead."""
         if not self.teacher_models:
             raise SettingsError("teacher_models is empty; name at least one model, such as 'openai:gpt-6.2-sol'")
-        for model in (*self.teacher_models, self.embedding_model):
-            if isinstance(model, str):
-                split_name(model)
+        _check_models(*self.teacher_models, self.embedding_model)
+        _check_numbers(self, "flush_interval", "close_timeout")
+        _check_numbers(self, "queue_bytes", whole=True)
         for name in ("flush_interval", "close_timeout", "queue_bytes"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
@@ -97,9 +97,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming what to write instead."""
-        for model in self.teacher_models or ():
-            if isinstance(model, str):
-                split_name(model)
+        if self.teacher_models is not None and not self.teacher_models:
+            raise SettingsError("teacher_models is empty; name at least one model or leave the keyword out")
+        _check_models(*self.teacher_models or ())
+        _check_numbers(self, "timeout")
+        _check_numbers(self, "environment_id", "max_repairs", "distill_after", whole=True)
         if not self.timeout > 0:
             raise SettingsError(f"timeout is in seconds and must be greater than 0, not {self.timeout!r}")
         if self.max_repairs < 0:
@@ -109,11 +111,27 @@ class Options:
         _check_shares(self)
 
 
+def _check_models(*models: object) -> None:
+    for model in models:
+        if isinstance(model, str):
+            split_name(model)
+        elif not isinstance(model, Model):
+            raise SettingsError(f"a model is written 'provider:name' or is a tanuki_async.Model, not {model!r}")
+
+
+def _check_numbers(of: Settings | Options, *names: str, whole: bool = False) -> None:
+    for name in names:
+        value = getattr(of, name)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise SettingsError(f"{name} is {'an integer' if whole else 'a number'}, not {value!r}")
+
+
 def _check_shares(of: Settings | Options) -> None:
     for name in ("min_agreement", "audit_rate"):
-        share = getattr(of, name)
-        if share is not None and not 0 <= share <= 1:
-            raise SettingsError(f"{name} is a share between 0 and 1, not {share!r}")
+        if getattr(of, name) is not None:
+            _check_numbers(of, name)
+            if not 0 <= getattr(of, name) <= 1:
+                raise SettingsError(f"{name} is a share between 0 and 1, not {getattr(of, name)!r}")
 
 
 T = TypeVar("T", Settings, Options)
@@ -139,7 +157,12 @@ def model_tuple(choice: ModelChoice | None) -> tuple[str | Model, ...] | None:
     """Accept one model or a sequence of them."""
     if choice is None or isinstance(choice, tuple):
         return choice
-    return (choice,) if isinstance(choice, (str, Model)) else tuple(choice)
+    if isinstance(choice, (str, Model)):
+        return (choice,)
+    given: object = choice
+    if not isinstance(given, Sequence):
+        raise SettingsError(f"teacher_models is a model or a list of them, not {given!r}")
+    return tuple(choice)
 
 
 def generation_params(given: Mapping[str, Any] | GenerationParams | None) -> GenerationParams:

@@ -35,8 +35,6 @@ class Teachers:
             chosen = options.teacher_models
         else:
             chosen = (self._settings.embedding_model,) if embedding else self._settings.teacher_models
-        if not chosen:
-            raise SettingsError("teacher_models is empty; name at least one model or leave the keyword out")
         return tuple(self._teacher(each) for each in chosen)
 
     def _teacher(self, choice: str | Model) -> Teacher:
