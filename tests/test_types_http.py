@@ -204,7 +204,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     "bool, false": (bool, False, False),
     "None": (None, None, None),
     "Literal": (Literal["good", "bad"], "bad", "bad"),
-    "Literal of many kinds": (Literal["x", 1, True, None], 1, 1),
+    "Literal of many kinds": (Literal["x", 1, True, None], 1, 1),  # noqa: PYI061
     "Enum of str": (Colour, Colour.BLUE, "blue"),
     "Enum of int": (Level, Level.HIGH, 2),
     "StrEnum": (Size, Size.LARGE, "l"),
