@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -20,7 +21,10 @@ def ok(body: bytes = b"{}", *headers: str) -> bytes:
 class RawServer:
     """`answer` gets the number of the request and gives the pieces to send, with CLOSE, ABORT or HANG among them."""
 
-    def __init__(self, answer: Callable[[int], Iterable[object]] | Iterable[object]) -> None:
+    def __init__(
+        self, answer: Callable[[int], Iterable[object]] | Iterable[object], *, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._tls = tls
         self._answer = answer if callable(answer) else lambda _: answer
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -30,10 +34,10 @@ class RawServer:
         self.asked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         port = self._server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{port}"
-        self.url = f"http://{self.host}/v1"
+        self.url = f"https://localhost:{port}/v1" if self._tls else f"http://{self.host}/v1"
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import httpx2
@@ -14,7 +15,9 @@ from tanuki_async._errors import NotOpenError, ProviderUnreachableError, Setting
 from tanuki_async._pool import wire
 from tanuki_async._pool.http import Connections, needs_proxy
 from tanuki_async._records import Reply
+from tanuki_async.testing import LoopbackServer
 
+CERTIFICATE = Path(__file__).parent / "fixtures" / "tls" / "localhost.pem"
 HEADERS = {"authorization": "Bearer sk-secret", "content-type": "application/json"}
 
 
@@ -191,19 +194,77 @@ async def test_another_loop_is_refused(http: Connections) -> None:
         await asyncio.to_thread(elsewhere)
 
 
-async def test_a_thousand_at_once() -> None:
-    http = Connections()
-    async with RawServer([ok()]) as server:
+async def test_hundreds_at_once(http: Connections) -> None:
+    async with LoopbackServer(latency=0.01) as server:
+        server.route("POST", "/v1/x", [{}] * 300)
         replies = await asyncio.gather(*(post(http, server.url) for _ in range(300)))
         assert {reply.status for reply in replies} == {200}
-        assert http.statistics().sent == 300
+    assert (http.statistics().sent, http.statistics().in_flight) == (300, 0)
+
+
+@pytest.fixture(scope="module")
+def tls() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERTIFICATE)
+    return context
+
+
+async def test_tls_works_with_a_certificate_that_is_trusted(
+    http: Connections, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with RawServer(
+        lambda count: [b"HTTP/1.1 200 OK\r\n\r\nbye", CLOSE] if count == 3 else [ok()], tls=tls
+    ) as server:
+        replies = [await post(http, server.url) for _ in range(3)]
+        assert [reply.body for reply in replies] == [b"{}", b"{}", b"bye"]
+        assert server.connections == 1
+
+
+async def test_certificates_that_are_not_there_are_told(http: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    async with RawServer([]) as server:
+        with pytest.raises(SettingsError, match=r"SSL_CERT_FILE.*nowhere\.pem"):
+            await post(http, server.url.replace("http:", "https:"))
+
+
+async def test_closing_while_the_certificates_are_read_ends_the_call_with_a_clear_error(tls: ssl.SSLContext) -> None:
+    http = Connections()
+    async with RawServer([ok()], tls=tls) as server:
+        task = asyncio.create_task(post(http, server.url))
+        await asyncio.sleep(0)
         await http.aclose()
+        with pytest.raises((NotOpenError, ProviderUnreachableError)):
+            await task
 
 
-async def test_tls_is_verified(http: Connections, tmp_path: object) -> None:
-    context = await asyncio.to_thread(wire.trust)
-    assert context.verify_mode == ssl.CERT_REQUIRED
-    assert context.check_hostname
+async def test_cancelling_closes_a_connection_under_tls(
+    http: Connections, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with RawServer([HANG], tls=tls) as server:
+        task = asyncio.create_task(post(http, server.url))
+        await server.asked.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        await asyncio.wait_for(server.closed_by_client.wait(), 1)
+
+
+async def test_a_certificate_nobody_vouches_for_is_refused(http: Connections, tls: ssl.SSLContext) -> None:
+    async with RawServer([ok()], tls=tls) as server:
+        with pytest.raises(ProviderUnreachableError, match="certificate verify failed"):
+            await post(http, server.url)
+    assert server.requests == []
+
+
+async def test_a_certificate_for_another_host_is_refused(
+    http: Connections, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with RawServer([ok()], tls=tls) as server:
+        with pytest.raises(ProviderUnreachableError, match="certificate verify failed"):
+            await post(http, server.url.replace("localhost", "127.0.0.1"))
+    assert server.requests == []
 
 
 @pytest.mark.parametrize("library", [httpx, httpx2])

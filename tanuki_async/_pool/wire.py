@@ -16,11 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.parser import Answer, MalformedError
 from tanuki_async._records import Reply
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
+ADDRESS_SECONDS = 2.0  # for one address of a host that has several
 _KNOWN_URLS = 512
 
 
@@ -66,6 +68,7 @@ class Direct:
         self._connect_seconds = connect_seconds
         self._targets: dict[str, Target] = {}
         self._idle: dict[tuple[str, str, int], dict[Connection, float]] = {}  # newest last
+        self._names = Names()
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
         self._closed = False
         self.connections: set[Connection] = set()
@@ -91,10 +94,11 @@ class Direct:
     async def aclose(self) -> None:
         """Close all connections. Requests that are still running fail."""
         self._closed = True
-        if self._tls is not None:
-            self._tls.cancel()
         for connection in list(self.connections):
             connection.transport.abort()
+        self._names.close()
+        if self._tls is not None:
+            self._tls.cancel()
         await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
 
     def _learn(self, url: str) -> Target:
@@ -109,11 +113,10 @@ class Direct:
         if not idle:
             return None
         connection, since = idle.popitem()
-        if time.monotonic() - since < IDLE_SECONDS and not connection.lost:
+        if time.monotonic() - since < IDLE_SECONDS:
             return connection
-        connection.transport.abort()
-        for older in idle:
-            older.transport.abort()
+        for old in (connection, *idle):
+            old.transport.abort()
         idle.clear()
         return None
 
@@ -121,6 +124,7 @@ class Direct:
         idle = self._idle.setdefault(target.origin, {})
         now = time.monotonic()
         idle[connection] = now
+        connection.row = idle
         oldest = next(iter(idle))
         if now - idle[oldest] > IDLE_SECONDS:
             del idle[oldest]
@@ -144,12 +148,8 @@ class Direct:
         where = f"{target.host}:{target.port}"
         try:
             async with asyncio.timeout(self._connect_seconds):
-                extra: dict[str, Any] = {"ssl": await self._context()} if target.scheme == "https" else {}
-                if isinstance(self._loop, asyncio.BaseEventLoop):  # others do not know the option
-                    extra["happy_eyeballs_delay"] = 0.25
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self), target.host, target.port, **extra
-                )
+                context = await self._context() if target.scheme == "https" else None
+                connection = await self._connect_somewhere(target, context)
         except TimeoutError as error:
             raise ProviderUnreachableError(f"no connection to {where} within {self._connect_seconds:g} s") from error
         except (OSError, UnicodeError) as error:  # a host name that cannot be looked up is a UnicodeError
@@ -159,11 +159,28 @@ class Direct:
             raise NotOpenError("the connections were closed while one was being made")
         return connection
 
+    async def _connect_somewhere(self, target: Target, context: ssl.SSLContext | None) -> Connection:
+        *others, last = await self._names.addresses(target.host, target.port)
+        for address in others:
+            try:
+                async with asyncio.timeout(ADDRESS_SECONDS):
+                    return await self._connect_to(address, target, context)
+            except OSError:  # TimeoutError is one
+                self._names.failed(target.host, target.port, address)
+        return await self._connect_to(last, target, context)
+
+    async def _connect_to(self, address: str, target: Target, context: ssl.SSLContext | None) -> Connection:
+        name = None if context is None else target.host
+        _, connection = await self._loop.create_connection(
+            lambda: Connection(self), address, target.port, ssl=context, server_hostname=name
+        )
+        return connection
+
     async def _context(self) -> ssl.SSLContext:
         """The certificates to trust, read once, in a thread: that takes tens of milliseconds."""
         if self._tls is None:
-            self._tls = asyncio.create_task(asyncio.to_thread(trust), name="tanuki_async: read certificates")
-        return await asyncio.shield(self._tls)
+            self._tls = asyncio.create_task(asyncio.to_thread(_trust), name="tanuki_async: read certificates")
+        return await shared(self._tls)
 
 
 class Connection(asyncio.Protocol):
@@ -175,6 +192,8 @@ class Connection(asyncio.Protocol):
         self._answer = Answer()
         self.transport: Any = None
         self.lost = False
+        self.row: dict[Connection, float] = {}
+        """Where it stands while it is idle."""
 
     async def exchange(self, request: bytes, *, without_body: bool) -> Answer:
         """Send one request and wait for its whole answer. Closes the connection if that does not come to its end."""
@@ -210,6 +229,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         self._owner.connections.discard(self)
+        self.row.pop(self, None)
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
@@ -245,11 +265,14 @@ def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes
     return f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body
 
 
-def trust() -> ssl.SSLContext:
+def _trust() -> ssl.SSLContext:
     """Trust what SSL_CERT_FILE or SSL_CERT_DIR says, else the authorities that certifi knows."""
     import certifi
 
-    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
+    file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
+    try:
+        context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
+    except OSError as error:  # SSLError is one
+        raise SettingsError(f"cannot read the certificates that SSL_CERT_FILE names, {file!r}: {error}") from error
     context.set_alpn_protocols(["http/1.1"])
     return context
