@@ -24,7 +24,6 @@ Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
 _NAME = 64
 _START = '{"value":'
 _ENVELOPE = re.compile(r'\s*\{\s*"value"\s*:(.*)\}\s*', re.DOTALL)
-_CONSTANT = re.compile(r"NaN|Infinity")
 _NOISE = frozenset({"title", "default", "examples", "deprecated", "readOnly", "writeOnly", "discriminator", OPEN})
 
 
@@ -66,7 +65,7 @@ class Wire:
 
     def read(self, text: str) -> tuple[Any, bytes]:
         """Return the value of wire or natural JSON, and its natural JSON for the record. Raises as `decode` does."""
-        if _CONSTANT.search(text):
+        if "NaN" in text or "Infinity" in text:
             from_json(text.encode(), allow_inf_nan=False)  # a record could not hold them
         value = self.decode(text)
         try:
@@ -82,12 +81,12 @@ class Wire:
     def load(self, natural: str | bytes) -> Any:
         """Return the validated value of natural JSON, as a record holds it."""
         if self.by_name:
-            return self.adapter.validate_json(natural, by_alias=True, by_name=True)
-        return self.adapter.validate_json(natural)
+            return self.adapter.validator.validate_json(natural, by_alias=True, by_name=True)
+        return self.adapter.validator.validate_json(natural)
 
     def dump(self, value: Any) -> bytes:
         """Write a value as natural JSON that `load` reads back. Sets are put in a fixed order."""
-        output = self.adapter.dump_json(value, by_alias=self.by_alias, round_trip=True, warnings="none")
+        output = self.adapter.serializer.to_json(value, by_alias=self.by_alias, round_trip=True, warnings="none")
         if self.unordered and self.shape:
             return to_json(self.shape.decode(self.shape.encode(from_json(output))))
         return output

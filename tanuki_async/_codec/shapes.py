@@ -116,8 +116,9 @@ def _order(item: Any) -> str:
 class Field:
     """One property of an object.
 
-    `required`: it is always there in natural JSON, as a model's fields are even where they have defaults. `droppable`: a null stands for absent, because None is no legal value. `maybe`: None is legal and so is absence,
-    so that a present value travels inside `{"value": …}`. `default` is what an absent value means, where known.
+    `required`: it is always there in natural JSON, as a model's fields are even where they have defaults.
+    `droppable`: a null stands for absent, because None is no legal value. `maybe`: None is legal and so is absence, so
+    that a present value travels inside `{"value": …}`. `default` is what an absent value means, where known.
     """
 
     shape: Shape
