@@ -325,7 +325,7 @@ class Distiller:
             watched.pending.extendleft(reversed(noted))
             logger.exception("%s: audits could not be written", watched.task.name)
             return
-        if state.student != key:
+        if state.student is None:  # another one that took its place is loaded at the next look
             self._reverted += state.phase == "reverted" and watched.state.phase != "reverted"
             watched.dismiss(refuse=True)
             logger.warning("%s: the student is withdrawn: %s", watched.task.name, state.reason)
