@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 from tanuki_async._cli import demo, examples, functions, status
 from tanuki_async._cli.extras import MissingExtra
@@ -19,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status: 0, 1 where it failed, 2 where it was called wrongly, 130 by Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
-        sys.stdout.flush()
+        with _log_shown():
+            options.run(options)
+            sys.stdout.flush()
     except TanukiError as error:
         return _fail(str(error), 1)
     except MissingExtra as error:
@@ -36,6 +39,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, exit_status: int) -> int:
     print("tanuki:", " ".join(message.split()), file=sys.stderr)
     return exit_status
+
+
+class _Lines(logging.Handler):
+    """Prints warnings as lines, without tracebacks, on whatever standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print("tanuki:", record.getMessage(), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _log_shown() -> Generator[None]:
+    handler = _Lines(logging.WARNING)
+    logger = logging.getLogger("tanuki_async")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _parser() -> argparse.ArgumentParser:

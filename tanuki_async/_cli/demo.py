@@ -120,8 +120,8 @@ def _agree_to_pay(messages: Messages, options: argparse.Namespace) -> None:
     if not os.environ.get("OPENAI_API_KEY", "").strip():
         raise SettingsError("--live asks OpenAI: set OPENAI_API_KEY. Without --live the demonstration needs no key")
     offer = (
-        f"{len(messages):,} calls to {DEFAULT_TEACHERS[0]} cost about ${_most(messages):.2f} at most: every call answered "
-        "by the teacher, every answer as long as is allowed, prompts never cached."
+        f"{len(messages):,} calls to {DEFAULT_TEACHERS[0]} cost about ${_most(messages):.2f} at most: every call "
+        "answered by the teacher, every answer as long as is allowed, prompts never cached."
     )
     if options.yes:
         return

@@ -78,7 +78,7 @@ def report(outcome: Outcome, *, live: bool, model: str, storage: str) -> Report:
         seconds=outcome.seconds,
         takeover_calls=takeover[0],
         takeover_seconds=takeover[1],
-        found_again=before.student is not None,
+        found_again=before.student is not None and takeover[0] == 1,
         phase=after.phase,
         reason=after.reason,
         trainings=after.trainings - before.trainings,

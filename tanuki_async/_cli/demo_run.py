@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import tanuki_async as tanuki
 from tanuki_async._records import Completion, Request
@@ -31,7 +31,7 @@ async def classify_sms(text: str) -> Literal["spam", "ham"]:
     Spam is what nobody asked for: advertising, prizes, premium-rate numbers, chat lines, ringtones. Ham is whatever
     people and the services they use write to them, however short, coarse or misspelled.
     """
-    ...
+    raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class Progress:
     counts: Counter[Who] = field(default_factory=Counter[Who])
     failed: int = 0
     takeover: tuple[int, float] | None = None  # calls answered and seconds gone when the student answered first
-    status: tanuki.Status | None = None
-    spent_before: float = 0.0
+    status: tanuki.Status = field(kw_only=True)
+    spent_before: float = field(kw_only=True)
+    trainings_before: int = field(kw_only=True)
 
     @property
     def done(self) -> int:
@@ -64,7 +65,7 @@ class Progress:
     @property
     def cost(self) -> float:
         """US dollars that this run has cost, as far as the last look shows."""
-        return self.status.cost - self.spent_before if self.status else 0.0
+        return self.status.cost - self.spent_before
 
     def count(self, answered: Answered | None) -> None:
         """Take note of one call; None is one that failed."""
@@ -77,10 +78,8 @@ class Progress:
             self.takeover = len(self.answers), time.monotonic() - self.started
 
 
-class Screen(Protocol):
-    """Shows how far the run is; told after each call and after each look."""
-
-    def __call__(self, progress: Progress) -> None: ...
+Screen = Callable[[Progress], None]
+"""Shows how far the run is; called after each call and after each look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,20 @@ async def run(
     """Send all messages through `classify_sms`, as any program would, and watch."""
     async with tanuki.Tanuki(storage=place, providers=[teacher]) as opened:
         before = await tanuki.status(classify_sms)
-        progress = Progress(len(messages), time.monotonic(), status=before, spent_before=before.cost)
+        progress = Progress(
+            len(messages),
+            time.monotonic(),
+            status=before,
+            spent_before=before.cost,
+            trainings_before=before.trainings,
+        )
         screen(progress)
         async with _looking(progress, screen):
             async for answered in tanuki.amap(_measured, messages, concurrency=concurrency, ordered=False):
                 progress.count(answered)
                 screen(progress)
             seconds = time.monotonic() - progress.started
-        while opened.statistics().pool.in_flight:  # the last audits
+        while opened.statistics().pool.in_flight:  # noqa: ASYNC110  # the last audits, which nobody awaits
             await asyncio.sleep(LOOK / 10)
         return Outcome(progress, seconds, before, await tanuki.status(classify_sms))
 

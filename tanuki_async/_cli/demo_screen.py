@@ -53,14 +53,14 @@ class _Lines:
     @staticmethod
     def _events(progress: Progress) -> Generator[str]:
         status = progress.status
-        if status is not None and progress.done == 0:
-            if status.student:
-                yield f"a {status.student} student trained before was found; it serves from the first call"
-            else:
-                yield "the teacher answers; every answer is recorded"
+        if progress.done == 0 and status.student:
+            yield f"a {status.student} student that was trained before is found in storage"
+        elif progress.done == 0:
+            yield "the teacher answers; every answer is recorded"
         if progress.takeover and progress.takeover[0] > 1:
-            yield f"the student has taken over after {progress.takeover[0]:,} calls; the teacher answers where it is not sure"
-        if status is not None and progress.done and status.trainings and status.phase not in ("training", "evaluating"):
+            calls = f"{progress.takeover[0]:,} calls"
+            yield f"the student has taken over after {calls}; the teacher answers where it is not sure"
+        if status.trainings > progress.trainings_before and status.phase not in ("training", "evaluating"):
             yield f"training {status.trainings}: {status.reason}"
 
 
@@ -69,25 +69,25 @@ def _bar(console: Console) -> Generator[Screen]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TimeElapsedColumn(), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=console, refresh_per_second=20) as bar:
-        task = bar.add_task("", total=None)
+    words = TextColumn("{task.description}", markup=False)
+    with Bar(TimeElapsedColumn(), BarColumn(20), MofNCompleteColumn(), words, console=console) as bar:
+        task = bar.add_task("", visible=False)
         lines = _Lines(console.print, every=0)
 
         def show(progress: Progress) -> None:
             lines(progress)
-            bar.update(task, completed=progress.done, total=progress.total, description=counts(progress))
+            said = counts(progress)
+            bar.update(task, visible=True, completed=progress.done, total=progress.total, description=said)
 
         yield show
 
 
 def counts(progress: Progress) -> str:
     """Say in one line who answered until now, who answers, and for how much."""
-    phase = progress.status.phase if progress.status else ""
     failed = f", {progress.failed:,} failed" if progress.failed else ""
     return (
         f"teacher {progress.counts['teacher']:,}, student {progress.counts['student']:,}{failed}; "
-        f"{phase}; ${progress.cost:.2f}"
+        f"{progress.status.phase}; ${progress.cost:.2f}"
     )
 
 
@@ -133,8 +133,8 @@ def _words(report: Report) -> str:
     lines: list[str] = []
     if report.bound is not None:
         lines.append(
-            f"The student agreed with the teacher on {report.agreement:.1%} of the held-out messages that it would answer "
-            f"({report.coverage:.0%} of {report.held_out:,}): at least {report.bound:.1%}, with 95 % confidence."
+            f"The student agreed with the teacher on {report.agreement:.1%} of the held-out messages that it would "
+            f"answer ({report.coverage:.0%} of {report.held_out:,}): at least {report.bound:.1%}, with 95 % confidence."
         )
     else:
         lines.append(f"No student serves yet: {report.reason}.")
@@ -153,7 +153,7 @@ def _words(report: Report) -> str:
         f"  tanuki functions {where}",
         f"  tanuki status classify_sms {where}",
         f"  tanuki examples classify_sms {where}",
-        f"Run it again, and the student answers from the first call; --fresh starts anew:",
+        "Run it again, and the student answers from the first call; --fresh starts anew:",
         f"  tanuki demo {where}",
     ]
     return "\n".join(lines)

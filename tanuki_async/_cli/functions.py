@@ -44,9 +44,7 @@ async def _read(place: str | None) -> list[Row]:
         rows: list[Row] = []
         for card in await reading.cards(storage):
             for number in await reading.environments(storage, card):
-                status = await reading.status_of(storage, card, number)
-                if number or any(status.datasets.values()) or status.usage.requests:
-                    rows.append((card, number, status))
+                rows.append((card, number, await reading.status_of(storage, card, number)))
         return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -37,7 +38,7 @@ async def opened(place: str | None) -> AsyncGenerator[Storage]:
     """Open the storage of existing data. StorageError where there is none."""
     storage = open_place(place)
     if isinstance(storage, FilesystemStorage):
-        _must_exist(storage.path)
+        await asyncio.to_thread(_must_exist, storage.path)
     await storage.open()
     try:
         yield storage
@@ -55,10 +56,8 @@ def _must_exist(path: Path) -> None:
 
 async def cards(storage: Storage) -> list[Card]:
     """Read the cards of all functions, by name."""
-    found: list[Card] = []
-    for key in await storage.keys():
-        if key.endswith(_CARD) and (value := await storage.get(key)) is not None:
-            found.append(Card.from_json(value.value))
+    keys = [key for key in await storage.keys() if key.endswith(_CARD)]
+    found = [Card.from_json(value.value) for key in keys if (value := await storage.get(key)) is not None]
     return sorted(found, key=lambda card: (card.name, card.first_seen))
 
 
@@ -78,12 +77,12 @@ async def find(storage: Storage, wanted: str) -> Card:
 
 async def environments(storage: Storage, card: Card) -> list[int]:
     """Return the environment ids under which a function was used, or [0]."""
-    found = {0}
+    found: set[int] = set()
     for key in await storage.keys(f"{card.hash}/"):
         kind, _, number = key.removeprefix(f"{card.hash}/").partition("-")
         if kind in ("state", "tally") and number.isdecimal():
             found.add(int(number))
-    return sorted(found)
+    return sorted(found) or [0]
 
 
 async def status_of(storage: Storage, card: Card, environment_id: int) -> Status:
@@ -93,5 +92,7 @@ async def status_of(storage: Storage, card: Card, environment_id: int) -> Status
     )  # only its keys matter
     state = await training.read(storage, task)
     tally = await read_tally(storage, card.hash, environment_id)
-    counts = {each: await storage.count(dataset.name_of(card.hash, each)) for each in dataset.DATASETS}
+    counts: dict[str, int] = {}
+    for each in dataset.DATASETS:
+        counts[each] = await storage.count(dataset.name_of(card.hash, each))
     return make_status(card.name, card.hash, state, tally, counts, tuple(tally.usage))
