@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 import mmh3
+from pydantic_core import to_json
 
 from tanuki_async._errors import StorageError, clip
 from tanuki_async._records import Example
@@ -107,6 +108,5 @@ def arguments_key(line: bytes) -> bytes:
 
 
 def compact(value: Any) -> bytes:
-    """Encode plain JSON the one way that keys rely on: no spaces, UTF-8 as it is, keys in their order."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    """Encode plain JSON the one way that keys rely on, which is pydantic's: no spaces, UTF-8 as it is."""
+    return to_json(value)
