@@ -53,6 +53,11 @@ def test_the_servers_hint_is_a_least_wait() -> None:
     assert Retry().delay(error, 1, lambda: 1.0) == pytest.approx(2.2)
 
 
+def test_a_hint_that_did_not_help_is_stretched() -> None:
+    error = RateLimitedError("x", retry_after=0.0)
+    assert [Retry().delay(error, n, lambda: 1.0) for n in range(1, 5)] == [0, 0.5, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("hint", "left", "worth"),
     [(120.0, None, True), (121.0, None, False), (5.0, 4.0, False), (3.0, 4.0, True), (None, 0.1, True)],
@@ -76,7 +81,7 @@ async def test_it_waits_and_tries_until_it_succeeds() -> None:
     clock = FakeClock(autojump=0)
     outcomes = [ProviderUnreachableError("second"), RateLimitedError("third", retry_after=7.0), "answer", "unused"]
     assert await again_until(outcomes, clock) == "answer"
-    assert clock.sleeps == [0.5, 1.0, pytest.approx(7.7)]
+    assert clock.sleeps == [0.5, 1.0, pytest.approx(8.7)]
     assert outcomes == ["unused"]
 
 

@@ -9,11 +9,13 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tanuki_async._errors import NotOpenError, ProviderUnreachableError, clip
-from tanuki_async._pool.wire import CONNECT_SECONDS, Direct, split_url
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, TanukiError, clip
+from tanuki_async._pool.names import shared
+from tanuki_async._pool.wire import CONNECT_SECONDS, Direct, Target, split_url
 from tanuki_async._records import Reply
 
 
@@ -48,7 +50,7 @@ class Connections:
         self._connect_seconds = connect_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._direct: Transport | None = None
-        self._proxied: Transport | None = None
+        self._proxied: asyncio.Task[Transport] | None = None
         self._routes: dict[str, Transport] = {}  # by beginning of a URL: the proxy depends on scheme and host
         self._closed = False
         self._in_flight = 0
@@ -58,7 +60,7 @@ class Connections:
         """Exchange one request for one whole answer, whatever its status. Cancelling closes the connection."""
         if self._closed or self._loop is not asyncio.get_running_loop():
             self._open()
-        transport = self._routes.get(url) or self._route(url)
+        transport = self._routes.get(url) or await self._route(url)
         self._in_flight += 1
         self._sent += 1
         try:
@@ -77,11 +79,13 @@ class Connections:
     async def aclose(self) -> None:
         """Close what was opened here; requests still on their way fail with NotOpenError. Safe to call twice."""
         self._closed = True
-        opened, self._direct, self._proxied = (self._direct, self._proxied), None, None
+        direct, proxied, self._direct, self._proxied = self._direct, self._proxied, None, None
         self._routes.clear()
-        for transport in opened:
-            if transport is not None:
-                await transport.aclose()
+        if direct is not None:
+            await direct.aclose()
+        if proxied is not None:
+            with suppress(SettingsError):  # it never opened, and whoever asked for it was told
+                await (await proxied).aclose()
 
     def _open(self) -> None:
         if self._closed:
@@ -90,16 +94,17 @@ class Connections:
             raise NotOpenError("these connections belong to another event loop; open a Tanuki on this one")
         self._loop = asyncio.get_running_loop()
 
-    def _route(self, url: str) -> Transport:
+    async def _route(self, url: str) -> Transport:
         target = split_url(url)
-        if self._client is not None:
-            self._direct = self._direct or Lent(self._client)
-            transport = self._direct
-        elif needs_proxy(target.scheme, target.host):
-            self._proxied = self._proxied or Lent(_proxy_client(self._connect_seconds), ours=True)
-            transport = self._proxied
+        if self._client is None and proxies_are_named() and await asyncio.to_thread(wants_proxy, target):
+            if self._proxied is None:
+                opening = asyncio.to_thread(_open_proxied, self._connect_seconds)  # loads much, and certificates
+                self._proxied = asyncio.create_task(opening, name="tanuki_async: open a client for proxies")
+            transport = await shared(self._proxied)
         else:
-            self._direct = self._direct or Direct(connect_seconds=self._connect_seconds)
+            self._direct = self._direct or (
+                Lent(self._client) if self._client is not None else Direct(connect_seconds=self._connect_seconds)
+            )
             transport = self._direct
         if len(self._routes) >= 512:  # URLs with ids in them; models have few others
             self._routes.clear()
@@ -119,7 +124,10 @@ class Lent:
         try:
             response = await self._client.request(method, url, headers=dict(headers), content=body)
         except Exception as error:  # either library's errors, known by name so that neither need be imported
-            raise self._translated(error) from error
+            ours = self._translated(error)
+            if ours is None:
+                raise
+            raise ours from error
         return Reply(status=response.status_code, headers=dict(response.headers), body=response.content)
 
     async def aclose(self) -> None:
@@ -127,12 +135,12 @@ class Lent:
         if self._ours:
             await self._client.aclose()
 
-    def _translated(self, error: Exception) -> Exception:
+    def _translated(self, error: Exception) -> TanukiError | None:
         if getattr(self._client, "is_closed", False):
             return NotOpenError("the http_client is closed; keep it open for as long as the Tanuki is")
         name = type(error).__name__
         if not any(kind.__name__ in ("RequestError", "InvalidURL") for kind in type(error).__mro__):
-            return error
+            return None
         if name in ("ReadTimeout", "WriteTimeout", "PoolTimeout"):
             return ProviderUnreachableError(
                 f"the http_client's own timeout passed ({name}); make it with `timeout=None`, calls have their own"
@@ -140,21 +148,29 @@ class Lent:
         return ProviderUnreachableError(f"{name}: {clip(str(error))}" if str(error) else name)
 
 
-def needs_proxy(scheme: str, host: str) -> bool:
-    """Tell whether the environment (or the system's settings, where it has such) wants a proxy for this host."""
-    named = any(value and name.lower().endswith("_proxy") for name, value in os.environ.items())
-    if not named and sys.platform not in ("darwin", "win32"):
-        return False
+def proxies_are_named() -> bool:
+    """Tell whether there may be a proxy at all. Quick; some systems keep settings outside the environment."""
+    return sys.platform in ("darwin", "win32") or any(
+        value and name.lower().endswith("_proxy") for name, value in os.environ.items()
+    )
+
+
+def wants_proxy(target: Target) -> bool:
+    """Tell whether the environment or the system wants a proxy for this target. May take a while."""
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()
-    return (scheme in proxies or "all" in proxies) and not proxy_bypass(host)
+    return (target.scheme in proxies or "all" in proxies) and not proxy_bypass(target.host)
 
 
-def _proxy_client(connect_seconds: float) -> Any:
+def _open_proxied(connect_seconds: float) -> Transport:
     import httpx
 
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(None, connect=connect_seconds),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-    )
+    try:
+        client = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=connect_seconds),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+        )
+    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, or an address that is none
+        raise SettingsError(f"cannot use the proxy that the environment names: {error}") from error
+    return Lent(client, ours=True)

@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """How often, and how long between: what the server says, else a random part of `first * 2**n`, at most `cap`."""
+    """How often, and how long between: what the server says, else a random part of `first * 2**n`, at most `cap`.
+
+    Seconds, all. The n-th wait has n from 0.
+    """
 
     tries: int = 6
     first: float = 0.5
@@ -28,8 +31,11 @@ class Retry:
     def delay(self, error: ProviderError, failures: int, draw: Callable[[], float]) -> float:
         """Seconds to wait after the `failures`-th failure. `draw` gives numbers from 0 to 1."""
         if error.retry_after is not None:
-            # A little later than told, and not all in the same moment.
-            return error.retry_after * (1 + 0.1 * draw())
+            # A little later than told, and not all in the same moment; later still if that was not enough.
+            return error.retry_after * (1 + 0.1 * draw()) + (failures > 1) * self._backoff(failures - 1, draw)
+        return self._backoff(failures, draw)
+
+    def _backoff(self, failures: int, draw: Callable[[], float]) -> float:
         return draw() * min(self.cap, self.first * 2.0 ** min(failures - 1, 60))
 
     def worth_it(self, error: ProviderError, seconds_left: float | None) -> bool:
