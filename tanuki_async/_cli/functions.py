@@ -41,11 +41,11 @@ def run(options: argparse.Namespace) -> None:
 
 async def _read(place: str | None) -> list[Row]:
     async with reading.opened(place) as storage:
-        rows: list[Row] = []
-        for card in await reading.cards(storage):
-            for number in await reading.environments(storage, card):
-                rows.append((card, number, await reading.status_of(storage, card, number)))
-        return rows
+        return [
+            (card, number, await reading.status_of(storage, card, number))
+            for card in await reading.cards(storage)
+            for number in await reading.environments(storage, card)
+        ]
 
 
 def _document(card: Card, environment_id: int, status: Status) -> dict[str, Any]:
