@@ -153,9 +153,45 @@ def test_half_of_a_value_is_never_completed():
         assert isinstance(parse(REVIEW, whole[:length]), Complaint), whole[:length]
 
 
+class Node(BaseModel):
+    """A value that has whole values of its own type within it."""
+
+    value: int
+    children: list["Node"] = []
+
+
+@pytest.mark.parametrize(
+    ("annotation", "whole"),
+    [
+        (Node, '{"value":1,"children":[{"value":2,"children":[]},{"value":3,"children":[]}]}'),
+        (Node, "{'value': 1, 'children': [{'value': 2, 'children': []}]}"),
+        (list[int] | list[list[int]], '{"value":[[1,2],[3]]}'),
+        (list[int] | list[list[int]], "[[1,2],[3]]"),
+        (list[str], '{"value":["a","[b]"]}'),
+        (list[int], '{"value":[1],"and":[2]}'),
+    ],
+)
+@pytest.mark.parametrize("before", ["", "Here: ", "```json\n"])
+def test_a_part_of_a_cut_off_answer_is_never_taken_for_the_whole(annotation, whole, before):
+    made = wire_of(annotation)
+
+    for length in range(len(whole)):
+        assert isinstance(parse(made, before + whole[:length]), Complaint), whole[:length]
+
+
+def test_a_value_is_not_taken_when_its_correction_is_cut_off():
+    assert isinstance(parse(SENTIMENT, '{"value":"bad"} No, rather {"value":"go'), Complaint)
+
+
+def test_many_open_brackets_in_prose_are_given_up():
+    assert isinstance(parse(SENTIMENT, "{ a " * 100 + '{"value":"good"}'), Complaint)
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        "[ x" * 20_000,
+        "[" * 1_000,
         "[" * 1_000_000,
         "{" * 1_000_000,
         '{"a":' * 200_000,

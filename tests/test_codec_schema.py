@@ -16,12 +16,24 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, create_model
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PydanticUserError,
+    RootModel,
+    TypeAdapter,
+    create_model,
+)
 from pydantic_core import from_json
 from typing_extensions import NotRequired, TypedDict  # noqa: UP035  # pydantic asks for it before 3.12
 
 from tanuki_async._codec.limits import depth, within_limits
+from tanuki_async._codec.reader import InexpressibleError
 from tanuki_async._codec.schema import dialect, wire
+from tanuki_async._codec.strict import strict
 
 BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -166,6 +178,30 @@ class Cat(BaseModel):
 class Dog(BaseModel):
     kind: Literal["dog"]
     tricks: tuple[str, int] = ("sit", 1)
+
+
+class Left(BaseModel):
+    a: int
+    b: dict[str, int] = {}
+
+
+class Right(BaseModel):
+    a: str
+    b: dict[str, int] | None = None
+
+
+class Wide(BaseModel):
+    name: str
+    more: dict[str, int]
+
+
+class Narrow(BaseModel):
+    name: str
+
+
+class Loop(BaseModel):
+    anything: Any
+    next: "Loop | None" = None
 
 
 T = TypeVar("T")
@@ -313,6 +349,10 @@ ROUND_TRIPS = [
     (tuple[()], ()),
     (dict[str, int] | Point, Point(1)),
     (Point, Point(1)),
+    (list[tuple[int, str] | tuple[str, str]], [(1, "a"), ("b", "c")]),
+    (list[tuple[int, str] | tuple[int, int] | Cat], [(1, "a"), (1, 2)]),
+    (list[Left | Right], [Left(a=1), Right(a="x"), Left(a=2, b={"c": 1})]),
+    (list[Wide | Narrow], [Wide(name="n", more={"a": 1}), Narrow(name="n")]),
     (set[Colour], {Colour.RED, Colour.BLUE}),
     (frozenset[Literal[1, 2]], frozenset({1, 2})),
     (deque[int], deque([1, 2])),
@@ -374,6 +414,13 @@ def test_a_natural_answer_without_a_strict_schema_is_read():
     assert wire_of(dict[str, Any]).decode('{"a":[1]}') == {"a": [1]}
     assert wire_of(list[Any]).decode('{"value":[1]}') == [1]
     assert wire_of(Box[Any]).decode('{"content":{"value":1}}') == Box[Any](content={"value": 1})
+
+
+def test_a_recursive_type_without_a_strict_schema_has_an_object_at_its_root():
+    made = wire_of(Loop)
+
+    assert made.answer.schema["type"] == "object"
+    assert made.decode('{"anything":[1],"next":{"anything":2}}') == Loop(anything=[1], next=Loop(anything=2))
 
 
 def test_a_plain_class_without_a_schema_is_still_checked():
@@ -583,3 +630,110 @@ def test_several_all_of_objects_are_merged():
     check_strict(made.answer.schema)
     assert made.answer.schema["required"] == ["a", "b"]
     assert made.decode('{"a":1,"b":null}') == Odd(a=1, b=None)
+
+
+class Tree(RootModel[list["Tree"] | dict[str, "Tree"]]):
+    pass
+
+
+def test_an_answer_too_deep_to_walk_is_refused():
+    made = wire_of(Tree)
+
+    assert made.decode(made.encode([[], {"a": []}])) == Tree([Tree([]), Tree({"a": Tree([])})])
+    with pytest.raises(ValueError, match="too deeply"):
+        made.decode('{"value":' + "[" * 190 + "]" * 190 + "}")
+
+
+@pytest.mark.parametrize(
+    "natural",
+    [
+        {"type": "array", "items": True},
+        {"$ref": "#/$defs/Missing"},
+        {"$ref": "https://example.com/schema"},
+        {"allOf": [{"type": "string"}, {"type": "integer"}]},
+        {"allOf": [{"$ref": "#/$defs/Itself"}, {"type": "object"}], "$defs": {"Itself": {"$ref": "#/$defs/Itself"}}},
+        {"type": "object"},
+        {"type": "object", "properties": {"a": {"type": "null"}}, "additionalProperties": {"type": "integer"}},
+        {"type": "object", "patternProperties": {"^a": {"type": "null"}, "^b": {"type": "null"}}},
+        {"type": "array", "prefixItems": [{"type": "null"}], "items": {"type": "integer"}},
+        {"enum": [[1], [2]]},
+        {"enum": [float("inf")]},
+        {"enum": []},
+        {"anyOf": [{"type": "string"}, {}]},
+    ],
+    ids=str,
+)
+def test_a_schema_that_strict_cannot_say_is_told_apart(natural):
+    with pytest.raises(InexpressibleError):
+        strict(natural)
+
+
+@pytest.mark.parametrize(
+    ("natural", "made"),
+    [
+        ({"allOf": [{"type": "string"}], "description": "d"}, {"type": "string", "description": "d"}),
+        ({"oneOf": [{"const": 1}], "description": "d"}, {"type": "integer", "enum": [1], "description": "d"}),
+        (
+            {"anyOf": [{"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "integer"}]},
+            {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "integer"}]},
+        ),
+        ({"type": "number", "minimum": float("-inf"), "maximum": 5}, {"type": "number", "maximum": 5}),
+        ({"type": "string", "format": "email", "not": {"const": "x"}}, {"type": "string", "format": "email"}),
+        ({"type": "string", "format": "uri"}, {"type": "string", "description": "A URL."}),
+        ({"type": "string", "format": "odd"}, {"type": "string", "description": "Format: odd."}),
+    ],
+    ids=str,
+)
+def test_a_schema_of_other_words_is_said_in_the_strict_ones(natural, made):
+    assert strict(natural)[0] == made
+
+
+@pytest.mark.parametrize("annotation", [dict[str, int], tuple[int, int], Node, Notes, Dog | dict[str, int]], ids=str)
+@pytest.mark.parametrize(
+    "value", ["x", None, [1, 2, 3], {"a": "b"}, [{"key": [], "value": 1}], {"item_7": "x"}], ids=str
+)
+def test_what_does_not_fit_is_left_for_pydantic_to_refuse(annotation, value):
+    made = wire_of(annotation)
+
+    with pytest.raises(ValueError):
+        made.decode(json.dumps({"value": value}))
+    with pytest.raises(ValueError):
+        made.decode(made.encode(value))
+
+
+def test_a_long_enum_of_long_names_is_not_strict():
+    assert not wire_of(Literal[tuple(f"{n}" * 20 for n in range(300))]).answer.strict  # type: ignore[valid-type]
+    assert wire_of(Literal[tuple(f"{n}" for n in range(300))]).answer.strict  # type: ignore[valid-type]
+
+
+def test_a_value_that_cannot_be_written_is_recorded_as_it_was_answered():
+    class Celsius:
+        def __init__(self, degrees: int) -> None:
+            self.degrees = degrees
+
+    annotation = Annotated[Any, PlainValidator(lambda value: Celsius(int(value)))]
+
+    value, output = wire_of(annotation).read('{"value":5}')
+
+    assert value.degrees == 5
+    assert output == b"5"
+
+
+def test_keys_that_may_be_absent_are_not_taken_for_null():
+    made = wire_of(list[Notes | Sparse])
+    value = [
+        {"title": "t"},
+        {"title": "t", "pages": None, "end": None},
+        {"title": "u", "pages": 1},
+        {"title": "v", "end": date(2026, 1, 2)},
+        {"title": "w", "end": None},
+    ]
+
+    assert made.decode(made.encode(json.loads(made.dump(value)))) == value
+    check_strict(made.answer.schema)
+
+
+class Sparse(TypedDict):
+    title: str
+    pages: None
+    end: None

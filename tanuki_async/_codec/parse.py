@@ -22,6 +22,7 @@ DEPTH = 200  # pydantic's JSON parser reads no deeper
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n?(.*?)```", re.DOTALL)
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[{}\[\]]', re.DOTALL)
 _OBJECT = re.compile(r"""\{\s*["'}]""")
+_BEGUN = re.compile(r"""\{\s*(?:["'}]|$)|\[\s*(?:["'{\[\]\d-]|true|false|null|True|False|None|$)""")
 _LOOSE = re.compile(
     r"""(?P<double>"(?:[^"\\]++|\\.)*+"?)|'(?P<single>(?:[^'\\]++|\\.)*+)'|(?P<word>\b(?:True|False|None)\b)"""
     r"""|(?P<comma>,(?=\s*[\]}]))""",
@@ -86,7 +87,7 @@ def _candidates(wire: Wire, text: str) -> Iterator[str]:
 
 def _bare(wire: Wire, said: str) -> Iterator[str]:
     """Take a text without JSON as the value itself; free prose only where any text is a value."""
-    if not said or _OBJECT.search(said) or said[0] in '{["':
+    if not said or said[0] in '{["' or _OBJECT.search(said):
         return
     if wire.prose:
         yield _quoted(said)
@@ -101,15 +102,21 @@ def _quoted(said: str) -> str:
 
 
 def _spans(text: str) -> list[str]:
-    """Find the outermost balanced objects and arrays, in order, at most the last few. An open one is stepped over."""
+    """Find the outermost balanced objects and arrays, in order, at most the last few.
+
+    A bracket of prose that is never closed is stepped over. Where JSON is never closed the answer was cut off, and
+    then nothing is taken: neither a part of it, which may look whole, nor what it was about to correct.
+    """
     spans: list[str] = []
     position = 0
     for _ in range(CANDIDATES):
         start = _walk(text, position, spans)
         if start is None:
+            return spans[-CANDIDATES:]
+        if _BEGUN.match(text, start):
             break
         position = start + 1
-    return spans[-CANDIDATES:]
+    return []
 
 
 def _walk(text: str, position: int, spans: list[str]) -> int | None:

@@ -151,18 +151,16 @@ def dialect(schema: JsonSchema, which: Dialect) -> JsonSchema:
     return cast(JsonSchema, _without_constraints(schema))
 
 
-def _without_constraints(schema: Any) -> Any:
-    if is_array(schema):
-        return [_without_constraints(each) for each in schema]
-    if not is_object(schema):
-        return schema
+def _without_constraints(schema: Schema) -> Schema:
     spoken = ("pattern", "format", *BOUNDS, *COUNTS)
     text = " ".join(filter(None, [schema.get("description", ""), *in_words(schema, spoken)]))
     kept: Schema = {"description": text} if text else {}
     for key, value in schema.items():
         if key in {"properties", "$defs"}:
             kept[key] = {name: _without_constraints(each) for name, each in value.items()}
-        elif key in {"anyOf", "items"}:
+        elif key == "anyOf":
+            kept[key] = [_without_constraints(each) for each in value]
+        elif key == "items":
             kept[key] = _without_constraints(value)
         elif key not in spoken and key != "description":
             kept[key] = value
