@@ -48,7 +48,10 @@ async def call(desk: Desk, bound: Call) -> Any:
     deadline = asyncio.timeout(desk.options.timeout)
     try:
         async with deadline:
-            await desk.recall()
+            if not desk.recalled:
+                progress.waiting_for = "storage, for its examples"
+                await desk.recall()
+                progress.waiting_for = "its turn"
             answer = await from_student(desk, bound)
             if answer is ABSTAIN:
                 answer = await from_teachers(desk, bound, progress)

@@ -69,8 +69,8 @@ class Desk:
     """
 
     __slots__ = (
-        "_examples", "_head", "_recall", "_recalled", "_recalling", "apprentice", "batcher", "clock", "options",
-        "patches", "pool", "remember", "spawn", "spec", "tally", "teachers",
+        "_examples", "_head", "_recall", "_recalling", "apprentice", "batcher", "clock", "options",
+        "patches", "pool", "recalled", "remember", "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -95,20 +95,20 @@ class Desk:
         self.batcher: Any = None  # of _embed, made at the first embedding
         self._recall = recall
         self._recalling: asyncio.Task[None] | None = None
-        self._recalled = False
+        self.recalled = False
         self._examples: dict[str, Example] = {}
         self._head: Head | None = None
 
     async def recall(self) -> None:
         """Wait until storage was read, at the first call only. Many first calls read once."""
-        if self._recalled:
+        if self.recalled:
             return
         if self._recalling is None:
             self._recalling = asyncio.ensure_future(self._recall(self))
         try:
             await asyncio.shield(self._recalling)
         finally:
-            self._recalled = self._recalling.done()
+            self.recalled = self._recalling.done()
 
     @property
     def head(self) -> Head:

@@ -107,7 +107,7 @@ class Library:
         try:
             async with asyncio.timeout(RECALL_TIMEOUT):
                 await self._recall(desk)
-        except (StorageError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001  # a user's storage may raise anything; the call can do without it
             why = str(error) or "storage is too slow"
             logger.warning("%s(): what was learnt cannot be read now: %s", desk.spec.name, why)
             self._run(self._recall_later(desk), f"tanuki recall {desk.spec.name}")
@@ -119,7 +119,7 @@ class Library:
             pause = min(2 * pause, 60.0)
             try:
                 return await self._recall(desk)
-            except StorageError as error:
+            except Exception as error:  # noqa: BLE001  # as above
                 logger.debug("%s(): what was learnt still cannot be read: %s", desk.spec.name, error)
 
     async def _recall(self, desk: Desk) -> None:
@@ -223,7 +223,7 @@ class Library:
             await self._clock.sleep(SAVE_TALLIES)
             try:
                 await self.save_tallies()
-            except StorageError as error:
+            except Exception as error:  # noqa: BLE001  # as above
                 logger.warning("tallies cannot be saved now: %s", error)
 
     async def aclose(self) -> None:

@@ -20,9 +20,8 @@ def open_place(place: Storage | str | Path | None) -> Storage:
         return FilesystemStorage(data_directory())
     if isinstance(place, Path):
         return FilesystemStorage(place)
-    given: object = place
-    if not isinstance(given, str):
-        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:' or a Storage, not {given!r}")
+    if not isinstance(place, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:' or a Storage, not {place!r}")
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()

@@ -77,6 +77,7 @@ class Tanuki:
             queue_bytes=self.settings.queue_bytes,
             clock=clock,
             on_written=self.library.written,
+            grace=min(10.0, 0.9 * self.settings.close_timeout),  # it says what is lost before it is cut short
         )
 
     @property

@@ -159,9 +159,8 @@ def model_tuple(choice: ModelChoice | None) -> tuple[str | Model, ...] | None:
         return choice
     if isinstance(choice, (str, Model)):
         return (choice,)
-    given: object = choice
-    if not isinstance(given, Sequence):
-        raise SettingsError(f"teacher_models is a model or a list of them, not {given!r}")
+    if not isinstance(choice, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+        raise SettingsError(f"teacher_models is a model or a list of them, not {choice!r}")
     return tuple(choice)
 
 
