@@ -117,7 +117,10 @@ def _sizes(ranked: Sequence[Verdict], start: int) -> list[int]:
 def _why_not(agreed: Sequence[int], total: int, min_agreement: float, level: float) -> str:
     fewest = math.ceil(math.log(level) / math.log(min_agreement)) if 0 < min_agreement < 1 else total
     if total * max(STARTS) < fewest:
-        return f"{total} held-out inputs are too few to prove an agreement of {min_agreement:.0%}"
+        return (
+            f"{total} held-out inputs are too few to prove an agreement of {min_agreement:.0%}; "
+            f"{math.ceil(fewest / max(STARTS))} could be enough"
+        )
     served = len(agreed) - 1
     seen = agreed[-1] / served if served else 0.0
     half = min(served, math.ceil(total * max(STARTS)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Verdict"]
+__all__ = ["BLOCKS", "Verdict"]
+
+BLOCKS = ("words", "phrases", "letters")
+"""Kinds of features of a local student; each kind is brought to length one by itself."""
 
 
 @dataclass(frozen=True, slots=True)

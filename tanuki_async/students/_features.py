@@ -1,24 +1,28 @@
 """Inputs as sets of features: words and their neighbours, letters of words, values of everything else.
 
-A feature is present or absent; how often does not count. The same functions make features for training and answering.
+The same functions make features for training and for answering.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice, pairwise
 
 from tanuki_async._lines import compact
 from tanuki_async._records import JsonValue
 
 WORD = re.compile(r"[^\W_]+|[^\w\s]")
 DIGIT = re.compile(r"\d")
+REPEATED = re.compile(r"(.)\1{2,}")
 DIGITS = str.maketrans("0123456789", "0000000000")
 
-LONGEST_TEXT = 20_000
-"""Characters of one string that are looked at."""
+LONGEST_TEXT = 6_000
+"""Characters of one string that are looked at: a page of news; what comes later rarely changes the answer."""
+SHAPED_WORDS = 100
+"""Words of one string whose way of writing is looked at."""
 LETTERED_WORDS = 60
 """Different words of one string that are looked at letter by letter: enough for a message, bounded for a page."""
 CACHED_WORDS = 20_000
@@ -29,33 +33,46 @@ Pieces = Mapping[str, tuple[str, ...]]
 
 
 def words_of(text: str) -> list[str]:
-    """Split a text into lower-case words and single marks; a number is followed by its shape."""
-    words = WORD.findall(text[:LONGEST_TEXT].lower())
-    if DIGIT.search(text):
-        shaped: list[str] = []
-        for word in words:
-            shaped.append(word)
-            if DIGIT.search(word):
-                shaped.append(word.translate(DIGITS))
-        return shaped
-    return words
+    """Split a text into words and single marks, as they were written."""
+    return WORD.findall(text[:LONGEST_TEXT])
 
 
-def features_of(words: Sequence[str], prefix: str) -> list[str]:
-    """Return the features that words make: themselves, pairs, how the text opens and what its opening is asked of."""
-    found = [*words, *map(" ".join, itertools.pairwise(words))]
-    if words:
-        opening = " ".join(words[:2])
-        found += ["^" + " ".join(words[:length]) for length in (1, 2, 3, 4)]
-        found += [f"{opening}>{word}" for word in words[2:12]]
+def plain(words: Sequence[str]) -> list[str]:
+    """Bring words to lower case; a number is followed by its shape."""
+    forms: list[str] = []
+    for word in words:
+        forms.append(word.lower())
+        if word[0].isdigit() or (not word.isalpha() and DIGIT.search(word)):
+            forms.append(word.translate(DIGITS))
+    return forms
+
+
+def spelled(forms: Sequence[str]) -> Iterable[str]:
+    """Return the words that are looked at letter by letter."""
+    return islice(dict.fromkeys(forms[: 2 * LETTERED_WORDS]), LETTERED_WORDS)
+
+
+def phrases_of(words: Sequence[str], forms: Sequence[str], prefix: str) -> list[str]:
+    """Return what words make together: pairs, how the text opens, what its opening is asked of, shapes, length."""
+    found = [*map(" ".join, pairwise(forms)), *map(shape_of, words[:SHAPED_WORDS]), f"\x1e{len(words).bit_length()}"]
+    if forms:
+        opening = " ".join(forms[:2])
+        found += ["^" + " ".join(forms[:length]) for length in (1, 2, 3, 4)]
+        found += [f"{opening}>{form}" for form in forms[2:12]]
     return [prefix + each for each in found] if prefix else found
 
 
-def letters_of(word: str, prefix: str) -> list[str]:
-    """Return the runs of two to four letters in a word, its ends included."""
-    framed = f" {word} "
-    size = len(framed)
-    return [prefix + framed[i : i + length] for length in (2, 3, 4) for i in range(size - length + 1)]
+@lru_cache(maxsize=CACHED_WORDS)
+def shape_of(word: str) -> str:
+    """Return how a word is written: `Aa` for Monday and Friday alike, `AA0` for ab12 in capitals."""
+    shape = "".join("0" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c for c in word[:30])
+    return "\x1e" + REPEATED.sub(r"\1\1", shape)
+
+
+def letters_of(form: str, prefix: str) -> list[str]:
+    """Return the runs of four letters in a word, its ends included."""
+    framed = f" {form} "
+    return [prefix + framed[i : i + 4] for i in range(len(framed) - 3)]
 
 
 def texts_and_values(inputs: Mapping[str, JsonValue], fields: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

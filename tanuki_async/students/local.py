@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from mmh3 import mmh3_x64_128_digest
 
@@ -13,15 +13,17 @@ from tanuki_async._errors import StorageError
 from tanuki_async._lines import compact
 from tanuki_async._records import JsonValue
 from tanuki_async.abc import ABSTAIN, Abstention, Student
-from tanuki_async.students import Verdict, _format
+from tanuki_async.students import BLOCKS, Verdict
 from tanuki_async.students._features import (
     CACHED_WORDS,
-    LETTERED_WORDS,
-    features_of,
     letters_of,
+    phrases_of,
+    plain,
+    spelled,
     texts_and_values,
     words_of,
 )
+from tanuki_async.students._format import Contents, pack, unpack
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalStudent", "Trained", "Unlearnable", "Verdict", "label_of", "train"]
 
 KIND = "local"
+Pair: TypeAlias = tuple[Mapping[str, JsonValue], JsonValue]
+Match: TypeAlias = Callable[[JsonValue, JsonValue], bool]
 
 
 class Unlearnable(Exception):  # noqa: N818  # no error: a normal outcome with its reason
@@ -49,24 +53,23 @@ class LocalStudent(Student):
     Holds plain dictionaries and arrays; safe to use from several threads and event loops.
     """
 
-    def __init__(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray[float32]]) -> None:
+    def __init__(self, contents: Contents) -> None:
         import numpy as np
 
+        header, arrays = contents.header, contents.arrays
         self._np = np
         self.threshold = float(header["threshold"])
         self._familiar = float(header["familiar"])
         self._fields: list[str] = list(header["fields"])
         self.outputs: list[JsonValue] = list(header["outputs"])
-        self._words: dict[str, int] = {feature: row for row, feature in enumerate(header["words"])}
-        self._letters: dict[str, int] = {feature: row for row, feature in enumerate(header["letters"])}
-        self._word_table, self._letter_table = arrays["words"], arrays["letters"]
+        self._rows = tuple({name: row for row, name in enumerate(contents.names[block])} for block in BLOCKS)
+        self._tables = tuple(arrays[block] for block in BLOCKS)
         self._offsets = arrays["offsets"]
         self._withheld = frozenset(bytes.fromhex(digest) for digest in header["withheld"])
         self._spelled: dict[tuple[str, str], tuple[int, ...]] = {}
-        columns = len(self.outputs) + 1  # the last one adds up the squared length
+        columns = len(self.outputs) + 1  # the last one is the squared weight
         if (
-            self._word_table.shape != (len(self._words), columns)
-            or self._letter_table.shape != (len(self._letters), columns)
+            any(table.shape != (len(rows), columns) for rows, table in zip(self._rows, self._tables, strict=True))
             or self._offsets.shape != (len(self.outputs),)
             or len(self.outputs) < 2
             or math.isnan(self.threshold)
@@ -76,11 +79,11 @@ class LocalStudent(Student):
     @classmethod
     def load(cls, parameters: bytes) -> LocalStudent:
         """Read what `Trained.parameters` wrote. Runs no code from it; StorageError where it is malformed."""
-        header, arrays = _format.unpack(parameters)
+        contents = unpack(parameters)
         try:
-            if header["kind"] != KIND:
-                raise ValueError(f"a student of kind {header['kind']!r}")
-            return cls(header, arrays)
+            if contents.header["kind"] != KIND:
+                raise ValueError(f"a student of kind {contents.header['kind']!r}")
+            return cls(contents)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StorageError(f"not the parameters of a local student: {error!r}") from error
 
@@ -106,38 +109,39 @@ class LocalStudent(Student):
         return label, first - second
 
     def _scores(self, inputs: Mapping[str, JsonValue]) -> tuple[NDArray[float32], float]:
-        texts, features = texts_and_values(inputs, self._fields)
-        rows: set[int | None] = set(map(self._words.get, features))
-        spelled: list[tuple[int, ...]] = []
-        known = asked = 0
+        texts, values = texts_and_values(inputs, self._fields)
+        words, phrases = list[str](), values
+        letters: set[int] = set()
         for prefix, text in texts:
-            words = words_of(text)
-            asked += len(words)
-            known += sum(map(self._words.__contains__, [prefix + word for word in words] if prefix else words))
-            rows.update(map(self._words.get, features_of(words, prefix)))
-            spelled += [self._spell(prefix, word) for word in list(dict.fromkeys(words))[:LETTERED_WORDS]]
-        rows.discard(None)
-        if not rows:
-            return self._offsets, -1.0
-        scores = self._offsets + self._block(self._word_table, rows)
-        if letters := set(chain.from_iterable(spelled)):
-            scores = scores + self._block(self._letter_table, letters)
-        return scores, known / asked if asked else 1.0
+            written = words_of(text)
+            forms = plain(written)
+            words += [prefix + form for form in forms] if prefix else forms
+            phrases += phrases_of(written, forms, prefix)
+            letters.update(*[self._spell(prefix, form) for form in spelled(forms)])
+        known = [row for row in map(self._rows[0].get, words) if row is not None]
+        others = [row for row in map(self._rows[1].get, phrases) if row is not None]
+        scores = self._offsets
+        for table, rows in zip(self._tables, (known, others, list(letters)), strict=True):
+            if rows:
+                scores = scores + self._block(table, rows)
+        if not known and not others:
+            return scores, -1.0
+        return scores, len(known) / len(words) if words else 1.0
 
-    def _block(self, table: NDArray[float32], rows: set[Any]) -> NDArray[float32]:
-        chosen = self._np.fromiter(rows, dtype=self._np.intp, count=len(rows))
-        chosen.sort()  # so that the same input always adds up in the same order
-        total: NDArray[float32] = table.take(chosen, axis=0).sum(axis=0)
-        total /= math.sqrt(total[-1])
-        return total[:-1]
+    def _block(self, table: NDArray[float32], rows: list[int]) -> NDArray[float32]:
+        chosen, counts = self._np.unique(self._np.array(rows), return_counts=True)
+        often: NDArray[float32] = 1 + self._np.log(counts, dtype=self._np.float32)
+        found = table.take(chosen, axis=0)
+        total: NDArray[float32] = often @ found
+        return total[:-1] / self._np.sqrt((often * often) @ found[:, -1])
 
-    def _spell(self, prefix: str, word: str) -> tuple[int, ...]:
-        found = self._spelled.get((prefix, word))
+    def _spell(self, prefix: str, form: str) -> tuple[int, ...]:
+        found = self._spelled.get((prefix, form))
         if found is None:
             if len(self._spelled) >= CACHED_WORDS:
                 self._spelled.clear()
-            rows = map(self._letters.get, letters_of(word, prefix))
-            found = self._spelled[(prefix, word)] = tuple({row for row in rows if row is not None})
+            rows = map(self._rows[2].get, letters_of(form, prefix))
+            found = self._spelled[(prefix, form)] = tuple({row for row in rows if row is not None})
         return found
 
 
@@ -145,41 +149,37 @@ class Trained:
     """A classifier, and how it did on each group of like inputs when it had not seen them."""
 
     def __init__(
-        self,
-        header: dict[str, Any],
-        arrays: dict[str, NDArray[float32]],
-        verdicts: tuple[Verdict, ...],
-        aligned: Sequence[tuple[Mapping[str, JsonValue], JsonValue]],
-        match: Callable[[JsonValue, JsonValue], bool] | None,
+        self, contents: Contents, verdicts: tuple[Verdict, ...], aligned: Sequence[Pair], match: Match | None
     ) -> None:
         self.verdicts = verdicts
-        self._header, self._arrays, self._aligned, self._match = header, arrays, aligned, match
+        self._contents, self._aligned, self._match = contents, aligned, match
 
     def parameters(self, threshold: float) -> bytes:
         """Write the student that answers where its lead is at least `threshold`.
 
         Aligned inputs that it would still get wrong are withheld from it: there the teacher answers.
         """
-        header = {**self._header, "threshold": threshold}
-        student = LocalStudent(header, self._arrays)
+        header = {**self._contents.header, "threshold": threshold}
+        contents = replace(self._contents, header=header)
+        student = LocalStudent(contents)
         wrong: list[JsonValue] = []
         for inputs, output in self._aligned:
             answer = student.answer_nowait(inputs)
             if not isinstance(answer, Abstention) and not agrees(answer, output, self._match):
                 wrong.append(mmh3_x64_128_digest(compact(dict(inputs))).hex())
-        return _format.pack({**header, "withheld": wrong}, self._arrays)
+        return pack(replace(contents, header={**header, "withheld": wrong}))
 
 
-def agrees(answer: JsonValue, wanted: JsonValue, match: Callable[[JsonValue, JsonValue], bool] | None) -> bool:
+def agrees(answer: JsonValue, wanted: JsonValue, match: Match | None) -> bool:
     """Tell whether a student's answer is as good as the teacher's."""
     return label_of(answer) == label_of(wanted) or (match is not None and match(answer, wanted))
 
 
 def train(
-    examples: Sequence[tuple[Mapping[str, JsonValue], JsonValue]],
+    examples: Sequence[Pair],
     *,
     seed: int,
-    match: Callable[[JsonValue, JsonValue], bool] | None = None,
+    match: Match | None = None,
     aligned: frozenset[int] = frozenset(),
     stopped: Callable[[], bool] = lambda: False,
 ) -> Trained:
@@ -190,5 +190,5 @@ def train(
     """
     from tanuki_async.students._fitting import fit_all  # loads scikit-learn
 
-    header, arrays, verdicts = fit_all(examples, seed=seed, match=match, stopped=stopped)
-    return Trained(header, arrays, verdicts, [examples[place] for place in sorted(aligned)], match)
+    contents, verdicts = fit_all(examples, seed=seed, match=match, stopped=stopped)
+    return Trained(contents, verdicts, [examples[place] for place in sorted(aligned)], match)
