@@ -343,3 +343,40 @@ async def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pyte
         assert {reply.body for reply in replies} == {b"from the proxy"}
         assert server.requests[0].startswith(b"POST http://api.invalid/v1/x?y=1 HTTP/1.1\r\n")
     await http.aclose()
+
+
+async def test_an_address_that_refuses_makes_way_for_the_next(
+    http: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def getaddrinfo(*_: object, **__: object) -> list[object]:
+        return [(None, None, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+    async with RawServer([ok(), CLOSE]) as server:
+        url = f"http://two.invalid:{server.host.partition(':')[2]}"
+        assert [(await post(http, url)).status for _ in range(4)] == [200] * 4
+
+
+async def test_who_is_cancelled_while_connections_are_made_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "CONNECTING_AT_ONCE", 1)
+    http = Connections()
+    async with RawServer([ok()]) as server:
+        tasks = [asyncio.create_task(post(http, server.url)) for _ in range(6)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, Reply] * 3
+        assert (await post(http, server.url)).status == 200
+        assert http.statistics().in_flight == 0
+        await http.aclose()
+
+
+async def test_many_different_urls_do_not_pile_up(http: Connections) -> None:
+    async with LoopbackServer() as server:
+        for number in range(600):
+            server.route("GET", f"/v1/{number}", {})
+        for number in range(600):
+            await http.send("GET", f"{server.url}/{number}", headers={})
+        assert server.connections_made == 1
+    assert len(http._routes) < 600

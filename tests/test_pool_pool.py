@@ -272,3 +272,12 @@ async def test_closing_ends_calls_that_wait(limits: Limits) -> None:
     holder.cancel()
     await asyncio.wait({holder})
     assert pool.statistics().waiting == 0
+
+
+async def test_a_closed_pool_refuses_a_limited_account(clock: FakeClock) -> None:
+    pool, provider = make_pool(clock), FakeProvider("yes", limits=Limits(requests_per_minute=60, tokens_per_minute=600))
+    await pool.complete(provider, REQUEST, Progress())
+    await pool.embed(provider, MODEL, ["some text"], Progress())
+    await pool.aclose()
+    with pytest.raises(NotOpenError):
+        await pool.complete(provider, REQUEST, Progress())

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._pool.limits import Gate
 from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.parser import Answer, MalformedError
 from tanuki_async._records import Reply
@@ -23,6 +24,7 @@ from tanuki_async._records import Reply
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
 ADDRESS_SECONDS = 2.0  # for one address of a host that has several
+CONNECTING_AT_ONCE = 100  # a thousand in one round would stop the loop for a fifth of a second
 _KNOWN_URLS = 512
 
 
@@ -69,6 +71,7 @@ class Direct:
         self._targets: dict[str, Target] = {}
         self._idle: dict[tuple[str, str, int], dict[Connection, float]] = {}  # newest last
         self._names = Names()
+        self._connecting = Gate(CONNECTING_AT_ONCE)
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
         self._closed = False
         self.connections: set[Connection] = set()
@@ -97,6 +100,7 @@ class Direct:
         for connection in list(self.connections):
             connection.transport.abort()
         self._names.close()
+        self._connecting.close()
         if self._tls is not None:
             self._tls.cancel()
         await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
@@ -146,6 +150,7 @@ class Direct:
 
     async def _connect(self, target: Target) -> Connection:
         where = f"{target.host}:{target.port}"
+        await self._connecting.enter()
         try:
             async with asyncio.timeout(self._connect_seconds):
                 context = await self._context() if target.scheme == "https" else None
@@ -154,6 +159,8 @@ class Direct:
             raise ProviderUnreachableError(f"no connection to {where} within {self._connect_seconds:g} s") from error
         except (OSError, UnicodeError) as error:  # a host name that cannot be looked up is a UnicodeError
             raise ProviderUnreachableError(f"cannot connect to {where}: {clip(str(error))}") from error
+        finally:
+            self._connecting.leave()
         if self._closed:
             connection.transport.abort()
             raise NotOpenError("the connections were closed while one was being made")
