@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +20,9 @@ def run(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=55)
 
 
-def figures(env: dict[str, str], *arguments: str) -> dict[str, Any]:
+def figures(env: dict[str, str], *arguments: str, stderr: str = "") -> dict[str, Any]:
     done = run(env, "--json", *arguments)
-    assert done.stderr == ""
+    assert stderr in done.stderr if stderr else not done.stderr
     assert done.returncode == 0
     return json.loads(done.stdout)
 
@@ -79,6 +81,25 @@ def test_fresh_forgets_the_demonstration_and_nothing_else(subprocess_env: dict[s
     assert (tmp_path / "data" / "other" / "mine.txt").read_text() == "kept"
 
 
+def test_interrupted_it_says_so_in_one_line_and_keeps_what_was_recorded(
+    subprocess_env: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "tanuki_async", "demo", "--dir", "data"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=subprocess_env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        while "every answer is recorded" not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the teacher's process gets it too
+        _, complaint = process.communicate(timeout=30)
+    assert complaint == "tanuki: interrupted; what was recorded is kept\n"
+    assert process.returncode == 130
+    labels = dict(_sms.load())
+    assert all(labels[record["args"][0]] == record["output"] for record in kept(tmp_path / "data"))
+
+
 def test_live_without_a_key_says_what_to_set(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["demo", "--live", "--json"]) == 1
     assert "set OPENAI_API_KEY" in capsys.readouterr().err
@@ -100,7 +121,7 @@ def test_live_asks_the_provider(subprocess_env: dict[str, str]) -> None:
 
     with LoopbackServer.in_thread(answer, strict=True, api_key="secret") as server:
         env = {**subprocess_env, "OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": server.url}
-        report = figures(env, "--live", "--yes", "--rows", "50")
+        report = figures(env, "--live", "--yes", "--rows", "50", stderr="50 calls to openai:gpt-6.2-sol cost about")
         assert server.served == 50
     assert report["live"]
     assert report["all"]["calls"] == 50

@@ -49,8 +49,8 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", type=_positive, metavar="N", help="how many messages; all, or 1,000 with --live")
-    parser.add_argument("--concurrency", type=_positive, default=CONCURRENCY, metavar="N", help="calls at once; 16")
+    parser.add_argument("--rows", type=count, metavar="N", help="how many messages; all, or 1,000 with --live")
+    parser.add_argument("--concurrency", type=count, default=CONCURRENCY, metavar="N", help="calls at once; 16")
     parser.add_argument("--dir", default=DIRECTORY, metavar="DIR", help=f"where data is kept; {DIRECTORY} by default")
     parser.add_argument("--fresh", action="store_true", help="forget what earlier runs left in DIR")
     parser.add_argument("--live", action="store_true", help="ask the default teacher at OpenAI; needs OPENAI_API_KEY")
@@ -69,6 +69,8 @@ def run(options: argparse.Namespace) -> None:
         _agree_to_pay(messages, options)
     if options.fresh:
         _forget(Path(options.dir))
+    if console is not None:
+        console.print(_opening(messages, options))
     with _teacher(live=options.live) as teacher:
         _run(messages, teacher, console, options)
 
@@ -76,8 +78,6 @@ def run(options: argparse.Namespace) -> None:
 def _run(messages: Messages, teacher: Watched, console: Console | None, options: argparse.Namespace) -> None:
     from tanuki_async._cli import demo_report, demo_run, demo_screen
 
-    if console is not None:
-        console.print(_opening(messages, options))
     with demo_screen.screen(console, animated=bool(console and console.is_terminal) and not options.plain) as screen:
         outcome = asyncio.run(
             demo_run.run(messages, place=options.dir, teacher=teacher, concurrency=options.concurrency, screen=screen)
@@ -124,6 +124,7 @@ def _agree_to_pay(messages: Messages, options: argparse.Namespace) -> None:
         "answered by the teacher, every answer as long as is allowed, prompts never cached."
     )
     if options.yes:
+        print(offer, file=sys.stderr)
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{offer} Say --yes to go on")
@@ -155,7 +156,8 @@ def _forget(directory: Path) -> None:
     shutil.rmtree(directory / describe(classify_sms).hash, ignore_errors=True)
 
 
-def _positive(text: str) -> int:
+def count(text: str) -> int:
+    """Read a number of one or more; argparse's complaint shows this function's name."""
     number = int(text)
     if number < 1:
         raise ValueError

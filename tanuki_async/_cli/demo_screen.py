@@ -66,11 +66,11 @@ class _Lines:
 
 @contextlib.contextmanager
 def _bar(console: Console) -> Generator[Screen]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
     words = TextColumn("{task.description}", markup=False)
-    with Bar(TimeElapsedColumn(), BarColumn(20), MofNCompleteColumn(), words, console=console) as bar:
+    with Bar(BarColumn(20), MofNCompleteColumn(), words, console=console) as bar:
         task = bar.add_task("", visible=False)
         lines = _Lines(console.print, every=0)
 
