@@ -7,11 +7,23 @@ from typing import Any, cast
 
 from tanuki_async._records import JsonSchema, JsonValue
 
+_FORMATS = {
+    "date-time": "2026-01-01T00:00:00Z",
+    "date": "2026-01-01",
+    "time": "00:00:00Z",
+    "duration": "PT0S",
+    "email": "a@example.com",
+    "hostname": "example.com",
+    "ipv4": "127.0.0.1",
+    "ipv6": "::1",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+}
+
 
 def simplest(schema: JsonSchema, root: JsonSchema | None = None, depth: int = 0) -> JsonValue:
     """Return the plainest value that a JSON schema allows; what a server without a script answers.
 
-    Knows the strict subset of structured outputs; a `pattern` or `format` may be missed.
+    Knows the strict subset of structured outputs, but no `pattern`.
     """
     root = schema if root is None else root
     if isinstance(reference := schema.get("$ref"), str):
@@ -42,8 +54,9 @@ def _simplest_of_type(schema: JsonSchema, root: JsonSchema, depth: int) -> JsonV
         return [simplest(cast("JsonSchema", schema.get("items", {})), root, depth + 1) for _ in range(count)]
     if kind in ("integer", "number"):
         return _simplest_number(cast("dict[str, float]", schema))
-    plain: dict[str, JsonValue] = {"string": "", "boolean": False}
-    return plain.get(kind)
+    if kind == "string":
+        return _FORMATS.get(cast("str", schema.get("format")), "")
+    return False if kind == "boolean" else None
 
 
 def _simplest_number(schema: Mapping[str, float]) -> float:
