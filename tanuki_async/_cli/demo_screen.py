@@ -60,8 +60,13 @@ class _Lines:
         if progress.takeover and progress.takeover[0] > 1:
             calls = f"{progress.takeover[0]:,} calls"
             yield f"the student has taken over after {calls}; the teacher answers where it is not sure"
-        if status.trainings > progress.trainings_before and status.phase not in ("training", "evaluating"):
-            yield f"training {status.trainings}: {status.reason}"
+        if status.trainings > progress.trainings_before and status.bound is not None:
+            yield (
+                f"a {status.student} student learnt: right on {status.agreement:.1%} of the held-out messages that it "
+                f"would answer, at least {status.bound:.1%}"
+            )
+        elif status.trainings > progress.trainings_before and status.phase == "collecting":
+            yield status.reason
 
 
 @contextlib.contextmanager
