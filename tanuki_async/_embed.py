@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tanuki_async import _route
 from tanuki_async._codec import tokens
 from tanuki_async._codec.describe import Call
 from tanuki_async._desk import Desk
-from tanuki_async._errors import CallTimeoutError, InputError, TanukiError
+from tanuki_async._errors import CallTimeoutError, InputError, NotOpenError, TanukiError
 from tanuki_async._pool.pool import Progress
 from tanuki_async._route import Teacher
 
@@ -25,7 +26,8 @@ async def embed(desk: Desk, bound: Call) -> Any:
     """Return the vector of one call's input, within its deadline."""
     text = input_text(desk, bound)
     size = tokens.estimate(text)
-    teacher = _route.fitting(desk.teachers, size, function=desk.spec.name, largest="the arguments", answer=1)[0]
+    # One model embeds everything: no other takes over, since vectors of two models cannot be compared.
+    (teacher,) = _route.fitting(desk.teachers[:1], size, function=desk.spec.name, largest="the arguments", answer=1)
     if desk.batcher is None:
         desk.batcher = Batcher(desk, teacher)
     deadline = asyncio.timeout(desk.options.timeout)
@@ -59,7 +61,10 @@ def input_text(desk: Desk, bound: Call) -> str:
 
 
 class Batcher:
-    """Collects the texts of concurrent calls of one function. A cancelled call leaves the others untouched."""
+    """Collects the texts of concurrent calls of one function.
+
+    A cancelled call leaves the others untouched; a request for which nobody waits any more is cancelled.
+    """
 
     def __init__(self, desk: Desk, teacher: Teacher) -> None:
         self._desk, self._teacher = desk, teacher
@@ -78,6 +83,9 @@ class Batcher:
     async def _gather(self) -> None:
         try:
             await asyncio.sleep(GATHER)
+        except asyncio.CancelledError:
+            _fail((future for _, _, future in self._waiting), _closed())
+            raise
         finally:
             self._sending = False
             batches = self._take()
@@ -100,13 +108,12 @@ class Batcher:
 
     async def _send(self, batch: list[tuple[str, asyncio.Future[list[float]]]]) -> None:
         provider, model = self._teacher.provider, self._teacher.model
+        _cancel_unwanted([future for _, future in batch])
+        progress = Progress(self._desk.clock.monotonic() + self._desk.options.timeout)
         try:
-            texts = [text for text, _ in batch]
-            vectors, usage = await self._desk.pool.embed(provider, model, texts, Progress())
+            vectors, usage = await self._desk.pool.embed(provider, model, [text for text, _ in batch], progress)
         except BaseException as error:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error) if isinstance(error, Exception) else future.cancel()
+            _fail((future for _, future in batch), error if isinstance(error, Exception) else _closed())
             if isinstance(error, TanukiError):
                 return  # every caller has it
             raise
@@ -114,3 +121,29 @@ class Batcher:
         for (_, future), vector in zip(batch, vectors, strict=True):
             if not future.done():
                 future.set_result(vector)
+
+
+def _cancel_unwanted(futures: Sequence[asyncio.Future[list[float]]]) -> None:
+    """Cancel the running task when all of these callers have gone."""
+    task = asyncio.current_task()
+    assert task is not None
+    waiting = len(futures)
+
+    def gone(_: asyncio.Future[list[float]]) -> None:
+        nonlocal waiting
+        waiting -= 1
+        if waiting == 0:
+            task.cancel()  # does nothing where the task is what answered them
+
+    for future in futures:
+        future.add_done_callback(gone)
+
+
+def _fail(futures: Iterable[asyncio.Future[list[float]]], error: Exception) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _closed() -> NotOpenError:
+    return NotOpenError("the Tanuki was closed while this call waited for its embedding")
