@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sized
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from tanuki_async._errors import InputError, UsageError
@@ -60,9 +61,10 @@ def amap(
     `ordered=False` yields whatever is ready first. A failed call raises here, or with `on_error="return"` its error is
     yielded in its place, or with `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli`
     extra); a callable gets the number of calls done and failed. Leaving the loop early cancels the calls that run;
-    `aclose()` waits for them.
+    `aclose()` waits for them. An asynchronous generator of items is closed, too.
     """
-    if concurrency is not None and concurrency < 1:
+    whole = cast(object, concurrency)
+    if whole is not None and (not isinstance(whole, int) or whole < 1):
         raise UsageError(f"concurrency must be 1 or more, not {concurrency!r}")
     if on_error not in ("raise", "return", "skip"):
         raise UsageError(f"on_error is 'raise', 'return' or 'skip', not {on_error!r}")
@@ -130,16 +132,23 @@ class _Window:
 
     async def _feed(self) -> None:
         try:
-            if isinstance(self._items, AsyncIterable):
-                async for item in self._items:
-                    await self._start(item)
-            else:
-                for item in self._items:
-                    await self._start(item)
+            await self._feed_all()
         finally:
             self._fed = True
             if self._ordered or not self._tasks:
                 self._line.put_nowait(None)
+
+    async def _feed_all(self) -> None:
+        source = self._items
+        if not isinstance(source, AsyncIterable):
+            for item in source:
+                await self._start(item)
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            if isinstance(source, AsyncGenerator):  # most often nobody else has it to close it
+                stack.push_async_callback(cast("AsyncGenerator[Any]", source).aclose)
+            async for item in source:
+                await self._start(item)
 
     async def _start(self, item: Any) -> None:
         await self._room.acquire()
@@ -235,7 +244,8 @@ class _Bar(Reporter):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar.console.is_terminal:  # a bar that never began would end with an empty line
+            self._bar.stop()
 
 
 def _reporter(progress: bool | Progress | None, items: Items) -> Reporter:
