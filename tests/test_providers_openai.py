@@ -6,6 +6,8 @@ import gc
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -276,7 +278,9 @@ async def test_recorded_answers_are_read(name: str, text: str | None, truncated:
             ),
             "ab",
         ),
+        (said(["a", {"type": "output_text", "text": "b"}, {"type": "x"}]), "ab"),
         (said(None, reasoning_content="so: {}"), "so: {}"),
+        (said(None, tool_calls=[{"function": {}}, {"function": {"arguments": "{}"}}]), "{}"),
         (said("x", reasoning_content="hm", refusal=None, tool_calls=[]), "x"),
         (said(""), ""),
         (
@@ -312,6 +316,7 @@ async def test_a_refusal_is_an_error(name: str, message: str) -> None:
     [
         ({"choices": []}, "without an answer"),
         ({"choices": [{"message": None}]}, "without an answer"),
+        ({"choices": [{"message": {"content": 7}}]}, "without an answer"),
         ({}, "without an answer"),
         ("", "an empty body"),
         ("[]", "without an answer"),
@@ -332,6 +337,19 @@ async def test_an_error_within_a_success_keeps_its_own_status() -> None:
     body = {"error": {"message": "slow down", "code": 429}}
     with pytest.raises(RateLimitedError, match="slow down"):
         await compatible().complete(ask(compatible().model("m")), Http(reply_of(body)))
+
+
+async def test_a_refusal_may_be_a_part_of_the_content() -> None:
+    with pytest.raises(RefusalError, match="I won't"):
+        await compatible().complete(
+            ask(compatible().model("m")), Http(said([{"type": "refusal", "refusal": "I won't"}]))
+        )
+
+
+async def test_thoughts_that_used_up_the_limit_are_no_answer() -> None:
+    choice = {"message": {"content": None, "reasoning": "hm, {"}, "finish_reason": "length"}
+    completion = await compatible().complete(ask(compatible().model("m")), Http(reply_of({"choices": [choice]})))
+    assert (completion.text, completion.truncated) == ("", True)
 
 
 # Embeddings
@@ -639,12 +657,20 @@ async def test_cancelling_a_call_that_hangs_closes_its_connection(pool: Pool) ->
 
 
 async def test_two_hundred_calls_half_of_them_cancelled(pool: Pool) -> None:
-    async with LoopbackServer('{"value":"good"}', latency=0.02) as server:
+    cancelled = asyncio.Event()
+
+    async def answer(_: object) -> str:
+        await cancelled.wait()
+        return '{"value":"good"}'
+
+    async with LoopbackServer(answer) as server:
         provider = OpenAI(KEY, server.url)
         calls = [asyncio.create_task(pool.complete(provider, ask(provider.model("m")), Progress())) for _ in range(200)]
         await server.wait_requests(200)
+        assert pool.statistics().in_flight == pool.statistics().http.in_flight == 200
         for task in calls[::2]:
             task.cancel()
+        cancelled.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 100
         assert pool.statistics().accounts[0].usage.requests == 100
@@ -704,7 +730,18 @@ def test_hints_of_when_to_come_back_are_read(headers: dict[str, str], seconds: f
 # Settings
 
 
-def test_import_and_construction_read_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_importing_and_making_providers_and_a_pool_loads_nothing_heavy(subprocess_env: dict[str, str]) -> None:
+    code = (
+        "import sys; from tanuki_async._pool.pool import Pool; from tanuki_async._pool.http import Connections\n"
+        "from tanuki_async.providers import anyscale, openai, together\n"
+        "Pool(Connections()); openai.OpenAI(); together.TogetherAI(); anyscale.Anyscale()\n"
+        "print(sorted({'httpx', 'tenacity', 'certifi', 'urllib.request', 'pyreqwest', 'anyio'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], env=subprocess_env, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+def test_construction_reads_nothing() -> None:
     assert repr(OpenAI()) == "OpenAI()"
     assert OpenAI().name == "openai"
     assert OpenAI(limits=Limits(concurrency=3)).limits.concurrency == 3
@@ -784,6 +821,8 @@ def test_models_are_known_described_or_assumed() -> None:
     assert (tuned.name, tuned.context_window, tuned.price_input) == ("ft:gpt-4.1-mini:org::id", 1_047_576, None)
     unknown = provider.model("gpt-99")
     assert (unknown.instruction_role, unknown.token_field) == ("developer", "max_completion_tokens")
+    elsewhere = OpenAI(KEY, "http://localhost:11434/v1").model("gpt-99")
+    assert (elsewhere.instruction_role, elsewhere.token_field) == ("system", "max_tokens")
     mine = Model(provider="v", name="q", context_window=4096)
     assert OpenAICompatible("http://v/v1", name="v", models={"q": mine}).model("q") is mine
     assert compatible().model("q") == Model(provider="openai_compatible", name="q")

@@ -68,7 +68,7 @@ class OpenAICompatible(Provider):
         self._bodies = Bodies()
 
     def __repr__(self) -> str:
-        where = f"base_url={self._base_url!r}" if self._base_url else ""
+        where = f"base_url={self._base_url.partition('?')[0]!r}" if self._base_url else ""
         return f"{type(self).__name__}({where})"
 
     def model(self, name: str) -> Model:
@@ -151,13 +151,16 @@ class OpenAICompatible(Provider):
     def _url(self, path: str) -> str:
         url = self._urls.get(path)
         if url is None:
-            base = self._base_url or self._url_from_environment()
-            self._base_url = base
-            start, mark, query = base.partition("?")
+            start, mark, query = self._base().partition("?")
             url = self._urls[path] = start.rstrip("/") + path + mark + query
         return url
 
-    def _url_from_environment(self) -> str:
+    def _base(self) -> str:
+        if self._base_url is None:
+            self._base_url = self._base_from_environment()
+        return self._base_url
+
+    def _base_from_environment(self) -> str:
         told = os.environ.get(self._url_variable) if self._url_variable else None
         if base := told or self._default_url:
             return check_url(base)
@@ -210,6 +213,9 @@ class OpenAI(OpenAICompatible):
     def _unknown_model(self, name: str) -> Model:
         if name.startswith("ft:") and (base := lookup(self.name, name.split(":")[1])):
             return replace(base, name=name, price_input=None, price_cached=None, price_output=None)
+        host = urlsplit(self._base()).hostname or ""
+        if not host.endswith((".openai.com", ".azure.com")):  # some other server behind OPENAI_BASE_URL
+            return super()._unknown_model(name)
         return Model(provider=self.name, name=name, instruction_role="developer", token_field="max_completion_tokens")
 
     def _assume(self, model: Model) -> Abilities:
