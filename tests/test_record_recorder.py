@@ -290,6 +290,18 @@ async def test_closing_writes_what_is_queued_and_twice_is_fine(recorder: Recorde
     await recorder.flush()
 
 
+async def test_closing_waits_for_what_is_being_kept(recorder: Recorder, storage: Moody) -> None:
+    storage.free.clear()
+    keeping = asyncio.create_task(recorder.keep(NAME, [line(1)]))
+    await storage.called.wait()
+    closing = asyncio.create_task(recorder.aclose())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    storage.free.set()
+    await closing
+    assert (await keeping).written == 1
+
+
 async def test_closing_leaves_no_task(storage: Moody) -> None:
     recorder = Recorder(storage)
     recorder.start()
@@ -424,6 +436,21 @@ def test_a_queue_is_drained_from_another_loop_when_its_own_died() -> None:
     assert counts(recorder) == (0, 2, 0, 0)
     assert asyncio.run(storage.count(NAME)) == 2
     asyncio.run(recorder.aclose())
+
+
+def test_closing_from_another_loop_drains_a_dead_one_and_refuses_a_live_one() -> None:
+    storage = MemoryStorage()
+
+    async def start() -> Recorder:
+        recorder = Recorder(storage)
+        recorder.start()
+        recorder.remember(NAME, line(1))
+        with pytest.raises(NotOpenError, match="close it there"):
+            await asyncio.to_thread(asyncio.run, recorder.aclose())
+        return recorder
+
+    asyncio.run(asyncio.run(start()).aclose())
+    assert asyncio.run(storage.count(NAME)) == 1
 
 
 def test_lines_in_flight_when_the_loop_died_are_drained_too() -> None:

@@ -148,6 +148,13 @@ async def test_a_saved_filter_spares_reading_the_data(storage: FilesystemStorage
     await again.aclose()
 
 
+async def test_closing_waits_for_a_filter_that_is_being_saved(storage: FilesystemStorage, file: Path) -> None:
+    await storage.append(NAME, [line(n) for n in range(60_000)])
+    await storage.aclose()
+    assert file.with_suffix(".bloom").exists()
+    assert not list(file.parent.glob("*.tmp"))
+
+
 def torn(blob: bytes) -> bytes:
     return blob[: len(blob) // 2]
 

@@ -76,6 +76,7 @@ class Recorder:
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()  # held while storage works, so that lines of one name stay in order
         self._accepts = True
+        self._loop = asyncio.get_running_loop()
         self._task = asyncio.create_task(self._work(), name="tanuki_async recorder")
 
     def remember(self, name: str, line: bytes) -> None:
@@ -111,11 +112,19 @@ class Recorder:
         if self._closing is None:
             if not self._accepts:
                 return
+            if self._loop is not asyncio.get_running_loop():
+                await self._close_elsewhere()
+                return
             self._closing = asyncio.create_task(self._close(), name="tanuki_async recorder closing")
         import anyio
 
         with anyio.CancelScope(shield=True):  # against its own kind of cancellation; below against asyncio's
             await _finish(self._closing, self._grace + 1)
+
+    async def _close_elsewhere(self) -> None:
+        if self._loop.is_running():
+            raise NotOpenError("this recorder runs on another event loop: close it there")
+        await self.drain_elsewhere()
 
     async def drain_elsewhere(self) -> None:
         """Write what is left after the recorder's own loop died without closing it. Runs on any event loop."""
@@ -244,11 +253,10 @@ class Recorder:
         """Drain with a deadline, also when the ending loop cancels this task, which is why that is swallowed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._grace
-        while self._queue or self._in_flight:
+        while loop.time() < deadline:
             with contextlib.suppress(asyncio.CancelledError, TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self._drain()
-            if loop.time() >= deadline:
                 break
         self._accepts = False
         if left := self.statistics().queued:
@@ -259,10 +267,13 @@ class Recorder:
         await asyncio.wait({self._task}, timeout=1)
 
     async def _drain(self) -> None:
+        """Flush at least once, so that whoever keeps something now has done so, until nothing is left."""
         pause = _FIRST_PAUSE
-        while self._queue or self._in_flight:
+        while True:
             try:
                 await self.flush()
+                if not self._queue:
+                    return
             except StorageError:
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)

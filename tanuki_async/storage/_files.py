@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import itertools
 import os
 from collections.abc import Generator
@@ -70,14 +71,18 @@ def open_locked(path: Path) -> int:
         os.close(descriptor)
 
 
-def lock(descriptor: int) -> None:
-    """Wait until no other process, thread or storage holds the lock of this open file."""
-    try:
-        import fcntl  # Windows has none
-    except ImportError:
+def need_locks() -> None:
+    """Raise StorageError on a system without the locks that the files need."""
+    if importlib.util.find_spec("fcntl") is None:
         raise StorageError(
             "FilesystemStorage needs file locks as Unix has them; on Windows use MemoryStorage, Redis or S3, or WSL"
-        ) from None
+        )
+
+
+def lock(descriptor: int) -> None:
+    """Wait until no other process, thread or storage holds the lock of this open file."""
+    import fcntl  # here, as Windows has none
+
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
@@ -130,6 +135,11 @@ def write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def sync_data(descriptor: int) -> None:
+    """Make what was written outlive a power loss."""
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has no fdatasync
 
 
 def sync_directory(path: Path) -> None:

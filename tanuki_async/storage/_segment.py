@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tanuki_async._bloom import Bloom, BloomError
 from tanuki_async.abc import Appended
-from tanuki_async.storage._files import is_at, lock, open_locked, replace, translated, unlock, write_all
+from tanuki_async.storage._files import is_at, lock, open_locked, replace, sync_data, translated, unlock, write_all
 from tanuki_async.storage._seen import Counted, Filter, Index, Newest
 
 __all__ = ["Segment", "batches"]
@@ -56,7 +56,7 @@ class Segment:
         self._newest: _Position | None = None
         self._counted: _Position | None = None
         self._saved_lines: int = 0
-        self._saving = False
+        self._saving = threading.Lock()
 
     def append(self, lines: Sequence[bytes], *, latest: bool) -> Appended:
         """Add what is new, durably. On any failure the file and the indexes are as before."""
@@ -69,7 +69,7 @@ class Segment:
                 if fresh:
                     self._write(descriptor, position, fresh)
                 elif others_wrote:
-                    os.fdatasync(descriptor)  # what counts as there already must be as durable as what is written
+                    sync_data(descriptor)  # what counts as there already must be as durable as what is written
                 return Appended(len(fresh), len(lines) - len(fresh))
             except OSError:
                 self.release()
@@ -101,26 +101,20 @@ class Segment:
     def wants_saving(self) -> bool:
         """Tell whether the filter has grown enough since it was saved."""
         position = self._filter
-        if position is None or self._saving:
+        if position is None or self._saving.locked():
             return False
         return position.lines - self._saved_lines >= max(_SAVE_EVERY, position.lines // 50)
 
     def save(self) -> None:
         """Put the filter beside the data, so that the next process need not read it all. Failing is harmless."""
-        with self._mutex:
-            position = self._filter
-            if position is None or self._saving or position.lines == self._saved_lines or not position.lines:
-                return
-            assert isinstance(position.index, Filter)
-            head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(_ANCHOR, b"\0"), 0)[:-4]
-            blob = b"".join((head, struct.pack("<I", zlib.crc32(head)), position.index.bloom.to_bytes()))
-            self._saving, lines = True, position.lines
-        try:
-            if self._path.exists():
-                replace(self._saved_path, blob)
+        with self._saving:  # the slow part is outside the mutex: appends go on meanwhile
+            with self._mutex:
+                position = self._filter
+                if position is None or position.lines == self._saved_lines or not self._path.exists():
+                    return
+                lines, blob = position.lines, _saved(position)
+            replace(self._saved_path, blob)
             self._saved_lines = lines
-        finally:
-            self._saving = False
 
     def release(self) -> None:
         """Let go of the file; the next use opens it again."""
@@ -183,11 +177,17 @@ class Segment:
         data = b"".join([line + b"\n" for line in fresh])
         try:
             write_all(descriptor, data)
-            os.fdatasync(descriptor)
+            sync_data(descriptor)
         except BaseException:
             os.ftruncate(descriptor, position.offset)
             raise
         position.move(fresh, len(data), data[-_ANCHOR:])
+
+
+def _saved(position: _Position) -> bytes:
+    assert isinstance(position.index, Filter)
+    head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(_ANCHOR, b"\0"), 0)[:-4]
+    return b"".join((head, struct.pack("<I", zlib.crc32(head)), position.index.bloom.to_bytes()))
 
 
 def batches(path: Path, start: int) -> Generator[list[bytes]]:

@@ -19,7 +19,7 @@ import mmh3
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import StorageError, clip
 from tanuki_async.abc import Appended, Lease, Storage, Versioned
-from tanuki_async.storage._files import locked, make_directory, replace, translated
+from tanuki_async.storage._files import locked, make_directory, need_locks, replace, translated
 from tanuki_async.storage._leases import Held
 from tanuki_async.storage._names import check
 from tanuki_async.storage._segment import Segment, batches
@@ -143,6 +143,7 @@ class FilesystemStorage(Storage):
 
     def _prepare(self) -> None:
         """Make the directory, and check that this release understands what is in it."""
+        need_locks()
         mark = self.path / "format"
         with translated("use", self.path):
             make_directory(self.path)
@@ -177,6 +178,8 @@ class FilesystemStorage(Storage):
 
     @contextlib.contextmanager
     def _locked(self, doing: str, path: Path) -> Generator[None]:
+        if not self.path.is_dir():
+            self._prepare()
         with translated(doing, path), locked(self.path / "lock"):
             yield
 
@@ -220,8 +223,14 @@ def _walk(root: Path, ending: str) -> Iterator[str]:
     for directory, _, files in os.walk(root):
         for file in files:
             path = Path(directory, file)
-            if file.endswith(ending) and (ending != ".jsonl" or path.stat().st_size):
+            if file.endswith(ending) and (ending != ".jsonl" or _has_content(path)):
                 yield path.relative_to(root).as_posix().removesuffix(ending)
+
+
+def _has_content(path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+        return path.stat().st_size > 0
+    return False
 
 
 def _value(path: Path) -> Versioned | None:
