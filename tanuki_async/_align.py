@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from tanuki_async._asserts import rewrite
 from tanuki_async._errors import AlignmentError, StubError
-from tanuki_async._exam import taking
+from tanuki_async._exam import own_exam, taking
 from tanuki_async._expect import Lesson, aligning
 from tanuki_async._runtime import current
 
@@ -40,7 +40,8 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
             )
         if not rewritten:
             rewritten.append(await asyncio.to_thread(rewrite, function))  # which reads the source
-        session = taking.get() or Lesson()
+        own = None if taking.get() else own_exam()
+        session = taking.get() or own or Lesson()
         token = aligning.set(session)
         try:
             result = await rewritten[0](*args, **kwargs)
@@ -48,6 +49,8 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
             aligning.reset(token)
         if isinstance(session, Lesson):
             await current().learn(session)
+        if own is not None:
+            own.require()
         return result
 
     setattr(run, ATTRIBUTE, True)

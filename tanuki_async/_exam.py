@@ -58,6 +58,26 @@ class Exam:
         finally:
             taking.reset(token)
 
+    def require(self) -> None:
+        """Raise AssertionError that tells every assert which does not hold."""
+        wrong = [each for each in self.verdicts if not each.holds]
+        told = "\n".join(f"{each.file}:{each.line}: {each.actual!r}, expected {each.expected!r}" for each in wrong)
+        if wrong:
+            raise AssertionError(f"{len(wrong)} of {len(self.verdicts)} answers differ from what was expected:\n{told}")
+
 
 taking: ContextVar[Exam | None] = ContextVar("taking", default=None)
 """The exam that align functions run in, if any."""
+
+_always = False
+
+
+def always(*, examine: bool) -> None:
+    """Let every align function of this process be an exam instead of a lesson: for test runners."""
+    global _always
+    _always = examine
+
+
+def own_exam() -> Exam | None:
+    """Return a new exam where align functions are to be exams."""
+    return Exam() if _always else None

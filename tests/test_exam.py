@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
 from typing import Literal
 
 import tanuki_async as tanuki
@@ -58,3 +63,67 @@ def test_align_functions_are_told_from_others() -> None:
     assert is_align(lesson)
     assert not is_align(with_a_parameter)
     assert not is_align(classify)
+
+
+ALIGN_FILE = '''
+from typing import Literal
+import tanuki_async as tanuki
+
+@tanuki.patch
+async def classify(text: str) -> Literal["good", "bad"]:
+    """Classify a message."""
+    ...
+
+@tanuki.align
+async def test_classify() -> None:
+    assert await classify("I love you") == "good"
+    assert await classify("I hate you") == "bad"
+'''
+
+
+async def run(directory: Path, environment: dict[str, str], *command: str) -> tuple[int, str, str]:
+    (directory / "lesson_file.py").write_text(ALIGN_FILE)
+    async with LoopbackServer(answer='{"value":"good"}') as server:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *command,
+            cwd=directory,
+            env={**environment, "OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "none"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_the_command_reports_expected_against_actual(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    status, out, err = await run(tmp_path, subprocess_env, "tanuki_async", "eval", "lesson_file", "--json")
+
+    assert status == 1
+    assert "1 of 2 answers differ" in err
+    assert [(each["holds"], each["actual"], each["expected"]) for each in json.loads(out)] == [
+        (True, "'good'", "'good'"),
+        (False, "'good'", "'bad'"),
+    ]
+
+
+async def test_the_command_names_what_it_cannot_find(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    status, _, err = await run(tmp_path, subprocess_env, "tanuki_async", "eval", "lesson_file:nothing", "--json")
+    assert (status, "it has: test_classify" in err) == (1, True)
+    status, _, err = await run(tmp_path, subprocess_env, "tanuki_async", "eval", "no_such_file", "--json")
+    assert (status, "no module 'no_such_file'" in err) == (1, True)
+
+
+async def test_pytest_judges_align_functions_on_request(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    options = ("-p", "tanuki_async.testing.plugin", "-o", "asyncio_mode=auto", "-q", "lesson_file.py")
+    plain = {name: each for name, each in subprocess_env.items() if not name.startswith("PYTEST")}
+    if importlib.metadata.entry_points(group="pytest11", name="tanuki_async"):
+        options = options[2:]
+
+    status, out, _ = await run(tmp_path, plain, "pytest", *options)
+    assert (status, "1 passed" in out) == (0, True), out
+    status, out, _ = await run(tmp_path, plain, "pytest", *options, "--tanuki-eval")
+    assert status == 1, out
+    assert "1 of 2 answers differ from what was expected" in out

@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from tanuki_async.testing import FakeClock, FakeProvider, LoopbackServer
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--tanuki-eval`."""
+    parser.getgroup("tanuki_async").addoption(
+        "--tanuki-eval",
+        action="store_true",
+        help="run the asserts of align functions against the real model, instead of learning from them",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Heed `--tanuki-eval`."""
+    if config.getoption("--tanuki-eval"):
+        from tanuki_async import _exam
+
+        _exam.always(examine=True)
+
+
 @pytest.fixture
 def tanuki_server() -> Iterator[Callable[..., LoopbackServer]]:
     """A function that starts a loopback server in a thread, and takes its arguments; closed after the test.
