@@ -62,7 +62,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the demonstration and print its report."""
-    extras.need("sklearn", "demo", "the local student of the demonstration")
+    extras.need("sklearn", "demo", "the local student of the demonstration needs scikit-learn")
     console = None if options.json else extras.console()
     messages = _sms.load()[: options.rows or (LIVE_ROWS if options.live else None)]
     if options.live:

@@ -45,7 +45,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> None:
     """Show recorded examples, the newest last."""
     if not options.json:
-        extras.need("rich", "cli", "printing tables (--json prints without)")
+        extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
     card, found, elsewhere = asyncio.run(_read(options))
     if options.json:
         for example in found:

@@ -17,12 +17,12 @@ class MissingExtra(Exception):  # noqa: N818  # no error of the library: the com
 def need(package: str, extra: str, why: str) -> None:
     """Raise MissingExtra unless `package` can be imported."""
     if find_spec(package) is None:
-        raise MissingExtra(f"{why} needs {package}: pip install 'tanuki_async[{extra}]'")
+        raise MissingExtra(f"{why}: pip install 'tanuki_async[{extra}]'")
 
 
 def console(*, stderr: bool = False) -> Console:
     """Return what prints tables, on a terminal as wide as it is, elsewhere wide enough for long names."""
-    need("rich", "cli", "printing tables (--json prints without)")
+    need("rich", "cli", "printing tables needs rich (--json prints without)")
     from rich.console import Console
 
     found = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -33,7 +33,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table. A column whose name begins with `>` holds numbers."""
-    need("rich", "cli", "printing tables (--json prints without)")
+    need("rich", "cli", "printing tables needs rich (--json prints without)")
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -29,7 +29,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> None:
     """List the functions in a storage."""
     if not options.json:
-        extras.need("rich", "cli", "printing tables (--json prints without)")
+        extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
     rows = asyncio.run(_read(options.dir))
     if options.json:
         print(json.dumps([_document(*row) for row in rows], indent=2, ensure_ascii=False))

@@ -31,7 +31,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> None:
     """Tell how one function is doing."""
     if not options.json:
-        extras.need("rich", "cli", "printing tables (--json prints without)")
+        extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
     card, status = asyncio.run(_read(options.dir, options.function, options.environment))
     if options.json:
         print(json.dumps({"module": card.module, **asdict(status)}, indent=2, ensure_ascii=False))
