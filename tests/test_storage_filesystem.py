@@ -259,7 +259,7 @@ async def test_a_full_disk_leaves_whole_lines_and_forgets_what_it_could_not_writ
 async def test_few_files_are_open_however_many_names_there_are(storage: FilesystemStorage) -> None:
     for n in range(150):
         await storage.append(f"f{n}/PATCHES", [line(1)])
-    assert 0 < open_below(storage.path) <= 64
+    assert 0 < open_below(storage.path) <= 128
     assert await storage.append("f0/PATCHES", [line(1), line(2)]) == Appended(1, 1)
 
 

@@ -28,7 +28,7 @@ __all__ = ["FilesystemStorage"]
 
 LAYOUT = 1
 _THREADS = 4
-_DESCRIPTORS = 64
+_HELD = 128  # names, each with a descriptor and its filter
 T = TypeVar("T")
 logger = logging.getLogger("tanuki_async.storage")
 
@@ -64,8 +64,7 @@ class FilesystemStorage(Storage):
 
     async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
         check(name, "name", lines)
-        segment = self._segment(name)
-        appended = await self._in_thread(partial(self._append, segment, lines, latest))
+        appended, segment = await self._in_thread(partial(self._append, name, lines, latest))
         if segment.wants_saving:
             self._submit(partial(self._save, segment))  # beside the next appends, not before them
         return appended
@@ -82,7 +81,7 @@ class FilesystemStorage(Storage):
 
     async def count(self, name: str) -> int:
         check(name, "name")
-        return await self._in_thread(self._segment(name).count)
+        return await self._in_thread(lambda: self._segment(name).count())
 
     async def names(self, prefix: str = "") -> list[str]:
         return await self._in_thread(partial(self._list, ".jsonl", prefix))
@@ -129,14 +128,15 @@ class FilesystemStorage(Storage):
         self._segments = {}
 
     def _segment(self, name: str) -> Segment:
+        """Return what is known of a name. Only the names used last are held; two segments of one name do no harm."""
         with self._mutex:
-            if self._process != os.getpid():
-                self._forget()
             segment = self._segments.pop(name, None) or Segment(self._data(name))
             self._segments[name] = segment  # the dict's order is that of last use
-            if len(self._segments) > _DESCRIPTORS:
-                list(self._segments.values())[-_DESCRIPTORS - 1].release()
-            return segment
+            oldest = self._segments.pop(next(iter(self._segments))) if len(self._segments) > _HELD else None
+        if oldest is not None:
+            self._save(oldest)
+            oldest.release()
+        return segment
 
     def _data(self, name: str) -> Path:
         return self.path / f"{name}.jsonl"
@@ -154,10 +154,11 @@ class FilesystemStorage(Storage):
                 return
         _check_layout(text, mark)
 
-    def _append(self, segment: Segment, lines: Sequence[bytes], latest: bool) -> Appended:
+    def _append(self, name: str, lines: Sequence[bytes], latest: bool) -> tuple[Appended, Segment]:
         if not self.path.is_dir():
             self._prepare()  # deleted while in use
-        return segment.append(lines, latest=latest)
+        segment = self._segment(name)
+        return segment.append(lines, latest=latest), segment
 
     def _save(self, segment: Segment) -> None:
         try:
