@@ -97,7 +97,7 @@ def key_of(line: bytes) -> bytes:
     """Return the example's key, or for a line that is no record of ours, a key of the whole line. Never raises."""
     try:
         return example_key(line)
-    except StorageError:
+    except (StorageError, ValueError):  # NaN is no JSON
         return mmh3.mmh3_x64_128_digest(line)
 
 

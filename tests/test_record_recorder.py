@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async._lines import encode_line
 from tanuki_async._record.recorder import Recorder, RecorderStatistics
 from tanuki_async.abc import Appended
+from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.testing import FakeClock
 
@@ -372,6 +374,25 @@ async def test_a_cancelled_flush_loses_nothing(recorder: Recorder, storage: Mood
     storage.free.set()
     await recorder.flush()
     assert await storage.all() == [line(1)]
+
+
+async def test_cancelled_at_any_moment_nothing_is_lost_or_written_twice(tmp_path: Path) -> None:
+    storage, dice = FilesystemStorage(tmp_path / "data"), random.Random(7)
+    recorder = Recorder(storage, flush_interval=0.002)
+    recorder.start()
+    for n in range(150):
+        recorder.remember(NAME, line(n))
+        recorder.remember(f"{NAME}-{n % 3}", line(n))
+        waiting = asyncio.create_task(recorder.flush() if n % 2 else recorder.keep("kept", [line(n)]))
+        await asyncio.sleep(dice.random() * 0.003)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    await recorder.aclose()
+    assert await storage.count(NAME) == 150
+    assert [await storage.count(f"{NAME}-{n}") for n in range(3)] == [50, 50, 50]
+    assert counts(recorder)[0] == counts(recorder)[3] == 0
+    assert recorder._bytes == 0
+    await storage.aclose()
 
 
 async def test_closing_gives_up_on_storage_that_hangs(

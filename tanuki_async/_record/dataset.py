@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Literal, TypeAlias
 
 from tanuki_async._errors import StorageError
-from tanuki_async._lines import compact, decode_line
+from tanuki_async._lines import decode_line
 from tanuki_async._records import Example
 from tanuki_async.abc import Storage
 
@@ -65,9 +66,9 @@ async def read(storage: Storage, hash: str, dataset: Dataset, *, start: int = 0)
 
 def latest(examples: Iterable[Example]) -> list[Example]:
     """Keep, for each input, the example that came last, in the order of these."""
-    newest: dict[bytes, Example] = {}
+    newest: dict[str, Example] = {}
     for example in examples:
-        question = compact(list(example.args)) + compact(dict(example.kwargs))
+        question = json.dumps((example.args, dict(example.kwargs)))
         newest.pop(question, None)
         newest[question] = example
     return list(newest.values())

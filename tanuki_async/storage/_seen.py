@@ -74,5 +74,5 @@ class Counted:
 def _question(line: bytes) -> bytes:
     try:
         return arguments_key(line)
-    except StorageError:  # not a record of ours: a whole line is its own input
+    except (StorageError, ValueError):  # not a record of ours, or with NaN: a whole line is its own input
         return key_of(line)
