@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,8 +83,8 @@ def prove(verdicts: Sequence[Verdict], *, min_agreement: float, alpha: float) ->
     level = alpha / len(STARTS)
     accepted: set[int] = set()
     for start in STARTS:
-        for served in _sizes(ranked, math.ceil(start * total)):
-            if chance_of_as_many(agreed[served], served, min_agreement) > level:
+        for served in _sizes(ranked, max(math.ceil(start * total), _fewest(min_agreement, level))):
+            if min_agreement > 0.0 and chance_of_as_many(agreed[served], served, min_agreement) > level:
                 break
             accepted.add(served)
     if not accepted:
@@ -114,12 +115,21 @@ def _sizes(ranked: Sequence[Verdict], start: int) -> list[int]:
     return sizes
 
 
+def _fewest(min_agreement: float, level: float) -> int:
+    """Return how many inputs prove the agreement when all agree: no threshold that serves fewer can be accepted."""
+    if min_agreement <= 0.0:
+        return 1
+    return math.ceil(math.log(level) / math.log(min_agreement)) if min_agreement < 1.0 else sys.maxsize
+
+
 def _why_not(agreed: Sequence[int], total: int, min_agreement: float, level: float) -> str:
-    fewest = math.ceil(math.log(level) / math.log(min_agreement)) if 0 < min_agreement < 1 else total
-    if total * max(STARTS) < fewest:
+    fewest = _fewest(min_agreement, level)
+    if min_agreement >= 1.0:
+        return "an agreement of 100% cannot be proved from examples; choose a smaller min_agreement"
+    if total < fewest:
         return (
             f"{total} held-out inputs are too few to prove an agreement of {min_agreement:.0%}; "
-            f"{math.ceil(fewest / max(STARTS))} could be enough"
+            f"{fewest} could be enough"
         )
     served = len(agreed) - 1
     seen = agreed[-1] / served if served else 0.0

@@ -116,9 +116,11 @@ class Distiller:
         """Return how far `task` is, read now, with the reason why it is there."""
         watched = await self.watch(task)
         state = await read(self._storage, task)
-        if state.phase != "collecting" or state.looks or state.failures:
+        if state.student is None and watched.unable is not None:
+            return dataclasses.replace(state, reason=watched.unable)
+        if state.updated_at:
             return state
-        return dataclasses.replace(state, reason=watched.unable or self._progress(watched, state))
+        return dataclasses.replace(state, reason=self._progress(watched, state))
 
     async def distill(self, task: Task, *, force: bool = True) -> State:
         """Take one step now and return the state it led to. Raises StorageError."""

@@ -45,7 +45,7 @@ class Task:
 
     def __post_init__(self) -> None:
         told = [getattr(self, each.name) for each in dataclasses.fields(self) if each.name not in _NOT_TOLD]
-        object.__setattr__(self, "key", f"{self.hash}/{told!r}/{id(self.match) if self.match else ''}")
+        object.__setattr__(self, "key", f"{self.hash}/{told!r}")
 
     @property
     def state_key(self) -> str:
@@ -62,7 +62,9 @@ class Task:
         return f"{self.hash}/student-{self.environment_id}-{training}"
 
 
-_NOT_TOLD = frozenset({"hash", "name", "inputs_of", "match", "key"})
+_NOT_TOLD = frozenset(
+    {"hash", "name", "inputs_of", "match", "key"}
+)  # follow from the function, or are made anew each time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

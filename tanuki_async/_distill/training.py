@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from random import Random
 from typing import TypeAlias
@@ -86,12 +87,14 @@ class Training:
         except asyncio.CancelledError:
             work.cancel()
             await asyncio.wait({work})
-            await self._rest("the training was interrupted because its process ended")
+            with suppress(StorageError):  # else the lease runs out, and whoever takes over sees that nobody trains
+                await self._rest("the training was interrupted because its process ended")
             raise
         finally:
             renewal.cancel()
             await asyncio.wait({renewal, work})
-            await self._storage.release(lease)
+            with suppress(StorageError):  # it runs out by itself
+                await self._storage.release(lease)
 
     async def _renew(self, lease: Lease) -> None:
         """Return when the lease is lost."""

@@ -133,7 +133,7 @@ class LocalStudent(Student):
         often: NDArray[float32] = 1 + self._np.log(counts, dtype=self._np.float32)
         found = table.take(chosen, axis=0)
         total: NDArray[float32] = often @ found
-        return total[:-1] / self._np.sqrt((often * often) @ found[:, -1])
+        return total[:-1] / math.sqrt(float((often * often) @ found[:, -1]))
 
     def _spell(self, prefix: str, form: str) -> tuple[int, ...]:
         found = self._spelled.get((prefix, form))
