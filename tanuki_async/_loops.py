@@ -10,6 +10,7 @@ import asyncio
 import threading
 import weakref
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tanuki_async._errors import NotOpenError
@@ -17,8 +18,17 @@ from tanuki_async._errors import NotOpenError
 if TYPE_CHECKING:
     from tanuki_async._runtime import Tanuki
 
+
+@dataclass(slots=True)
+class _Here:
+    """What is open on one loop. Both empty: it was, and is closed now."""
+
+    explicit: list[Tanuki] = field(default_factory=list["Tanuki"])
+    default: Tanuki | None = None
+
+
 _lock = threading.Lock()
-_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Tanuki]] = weakref.WeakKeyDictionary()
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Here] = weakref.WeakKeyDictionary()
 _override: ContextVar[Tanuki | None] = ContextVar("tanuki", default=None)
 
 
@@ -30,26 +40,52 @@ def running_loop(what: str) -> asyncio.AbstractEventLoop:
         raise NotOpenError(f"{what} needs a running event loop: await it inside `asyncio.run(main())`") from error
 
 
-def enter(tanuki: Tanuki, loop: asyncio.AbstractEventLoop, *, override: bool) -> None:
-    """Make `tanuki` the one that calls on this loop use."""
+def enter(tanuki: Tanuki, loop: asyncio.AbstractEventLoop, *, default: bool) -> Tanuki | None:
+    """Make `tanuki` one that calls on this loop use. Returns what this task used before, for `restore`."""
     with _lock:
-        _by_loop.setdefault(loop, []).append(tanuki)
-    if override:
+        here = _by_loop.setdefault(loop, _Here())
+        if default:
+            here.default = tanuki
+        else:
+            here.explicit.append(tanuki)
+    outer = _override.get()
+    if not default:
         _override.set(tanuki)
+    return outer
+
+
+def restore(tanuki: Tanuki, outer: Tanuki | None) -> None:
+    """Let this task use again what it used before `tanuki`."""
+    if _override.get() is tanuki:
+        _override.set(outer)
 
 
 def leave(tanuki: Tanuki, loop: asyncio.AbstractEventLoop) -> None:
-    """Forget a closed Tanuki, except as the last one: calls that come later are told that it was closed."""
+    """Forget a closed Tanuki, but not that there was one: calls that come later are told that it was closed."""
     with _lock:
-        there = _by_loop.get(loop, [])
-        if len(there) > 1 and tanuki in there:
-            there.remove(tanuki)
+        here = _by_loop.setdefault(loop, _Here())
+        if here.default is tanuki:
+            here.default = None
+        elif tanuki in here.explicit:
+            here.explicit.remove(tanuki)
 
 
 def find(loop: asyncio.AbstractEventLoop) -> Tanuki | None:
-    """Return the Tanuki that calls in this task use, or None where none was ever opened on this loop."""
+    """Return the Tanuki that calls in this task use, or None where none was ever opened on this loop.
+
+    Where the task does not tell, it is the one that was opened first: what one task opens for itself later must not
+    answer the calls of others. NotOpenError where all are closed.
+    """
     override = _override.get()
     if override is not None and override.is_open and override.loop is loop:
         return override
-    there = _by_loop.get(loop)
-    return there[-1] if there else None
+    here = _by_loop.get(loop)
+    if here is None:
+        return None
+    found = here.explicit[0] if here.explicit else here.default
+    if found is None or not found.is_open:
+        raise NotOpenError(
+            "the Tanuki of this event loop is closed; keep its `async with tanuki.Tanuki(…):` open for as long as "
+            "patched functions are called"
+        )
+    return found

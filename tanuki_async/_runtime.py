@@ -67,6 +67,7 @@ class Tanuki:
         self._tasks: set[asyncio.Task[None]] = set()
         self._desks: weakref.WeakKeyDictionary[PatchedFunction, Desk] = weakref.WeakKeyDictionary()
         self._keeper: AsyncGenerator[None, None] | None = None
+        self._outer: Tanuki | None = None  # what the task that opened this one used before
         self._storage = make_storage(self.settings)
         self._teachers = Teachers(self.settings)
         self._pool = Pool(Connections(self.settings.http_client), clock=clock, limits=self.settings.limits)
@@ -87,7 +88,7 @@ class Tanuki:
 
     async def __aenter__(self) -> Self:
         """Open. Raises StorageError where the data cannot be kept."""
-        self._start(override=True)
+        self._start(default=False)
         try:
             await self._storage.open()
         except BaseException:
@@ -99,13 +100,15 @@ class Tanuki:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Write what is queued, then close. An error on the way is raised only if nothing else is."""
+        _loops.restore(self, self._outer)
+        self._outer = None
         await self.aclose()
 
-    def _start(self, *, override: bool) -> None:
+    def _start(self, *, default: bool) -> None:
         if self.loop is not None:
             raise NotOpenError("this Tanuki was opened before; make a new one, it costs little")
         self.loop = _loops.running_loop("opening a Tanuki")
-        _loops.enter(self, self.loop, override=override)
+        self._outer = _loops.enter(self, self.loop, default=default)
         self._recorder.start()
         if not _open_now:
             atexit.unregister(_drain_leftovers)  # once is enough
@@ -235,7 +238,7 @@ class Tanuki:
     def open_default(cls) -> Self:
         """Open one from the environment, without waiting, for as long as the running loop lasts."""
         tanuki = cls()
-        tanuki._start(override=False)
+        tanuki._start(default=True)
         tanuki._keeper = tanuki._keep()
         with contextlib.suppress(StopIteration):
             tanuki._keeper.__anext__().send(None)  # runs to its `yield`, which tells the loop about it
@@ -245,15 +248,7 @@ class Tanuki:
 def current() -> Tanuki:
     """Return the Tanuki of the running loop, opening the default one at the first call."""
     loop = _loops.running_loop("a patched function")
-    tanuki = _loops.find(loop)
-    if tanuki is None:
-        return Tanuki.open_default()
-    if not tanuki.is_open:
-        raise NotOpenError(
-            "the Tanuki of this event loop is closed; keep its `async with tanuki.Tanuki(…):` open for as long as "
-            "patched functions are called"
-        )
-    return tanuki
+    return _loops.find(loop) or Tanuki.open_default()
 
 
 async def flush() -> None:
