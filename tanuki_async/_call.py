@@ -104,7 +104,7 @@ async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing
         desk.teachers,
         tokens.size(desk.head, (turn,)),
         function=desk.spec.name,
-        largest=desk.largest_part(turn),
+        largest=lambda: desk.largest_part(turn),
         answer=desk.options.generation_params.max_new_tokens,
     )
     for teacher in able[:-1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tanuki_async._errors import PromptTooLongError
@@ -22,15 +22,18 @@ class Teacher:
 
 
 def fitting(
-    teachers: Sequence[Teacher], size: int, *, function: str, largest: str, answer: int | None = None
+    teachers: Sequence[Teacher], size: int, *, function: str, largest: Callable[[], str], answer: int | None = None
 ) -> list[Teacher]:
-    """Keep the teachers whose window takes a prompt of `size` tokens and an answer, in order of preference."""
+    """Keep the teachers whose window takes a prompt of `size` tokens and an answer, in order of preference.
+
+    PromptTooLongError where there is none; `largest` then names the part of the prompt to shorten.
+    """
     need = size + (answer or ANSWER_RESERVE)
     fit = [teacher for teacher in teachers if teacher.model.context_window >= need]
     if fit:
         return fit
     windows = {str(teacher.model): teacher.model.context_window for teacher in teachers}
-    raise PromptTooLongError(function, size, windows, largest)
+    raise PromptTooLongError(function, size, windows, largest())
 
 
 def larger_answer(model: Model, asked: int | None, used: int) -> int | None:
