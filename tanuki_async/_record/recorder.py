@@ -103,7 +103,7 @@ class Recorder:
         """Wait until all that was remembered so far is durable. Raises StorageError after one attempt that fails."""
         if not self._accepts:
             return
-        target = self._taken + len(self._queue) + sum(map(len, self._in_flight.values()))
+        target = self._taken + len(self._queue)  # what is in flight counts as taken, and again if it comes back
         async with self._turn:
             await self._write_all(target)
 
@@ -194,10 +194,10 @@ class Recorder:
             self._in_flight.setdefault(name, []).append(line)
             self._taken += 1
             size += len(line)
-        self._refusing = False
         if queue:
             self._since = self._clock.monotonic()
         else:
+            self._refusing = False
             self._wake.clear()
         return dict(self._in_flight)
 
