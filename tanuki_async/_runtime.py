@@ -145,13 +145,24 @@ class Tanuki:
             self._pool.aclose,
         )
         for step in steps:
-            try:
-                async with asyncio.timeout(self.settings.close_timeout):
-                    await step()
-            except Exception:  # one part that fails to close must not keep the others open
-                logger.exception("closing a Tanuki: %s failed", getattr(step, "__qualname__", step))
+            for _ in range(3):
+                if await self._closed(step):
+                    break
         _open_now.discard(self)
         logger.info("closed a Tanuki: %s", self._recorder.statistics())
+
+    async def _closed(self, step: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Take one step of closing. False where it was cancelled: an ending loop cancels all tasks, this one too."""
+        try:
+            async with asyncio.timeout(self.settings.close_timeout):
+                await step()
+        except asyncio.CancelledError:  # what is queued still has to be written
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            return False
+        except Exception:  # one part that fails to close must not keep the others open
+            logger.exception("closing a Tanuki: %s failed", getattr(step, "__qualname__", step))
+        return True
 
     async def _stop_tasks(self) -> None:
         tasks = list(self._tasks)
