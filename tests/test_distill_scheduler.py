@@ -17,7 +17,7 @@ from tanuki_async._distill.training import BACK_OFF, LEASE_SECONDS
 from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async._lines import encode_example
 from tanuki_async._records import Example, JsonValue
-from tanuki_async.abc import Abstention, Student, Versioned
+from tanuki_async.abc import Abstention, Lease, Student, Versioned
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.students import Verdict
 from tanuki_async.testing import FakeClock
@@ -764,3 +764,69 @@ async def test_the_local_student_is_learnt_from_recorded_lines(
     assert state.phase == "serving"
     student = distiller.student(task)
     assert await student.answer({"text": "soup cheese a0.123"}) == "food"
+
+
+class Flaky(MemoryStorage):
+    """Fails to renew leases when told to."""
+
+    failures = 0
+
+    async def claim(self, key: str, owner: str, *, seconds: float) -> Lease | None:
+        if self.failures:
+            self.failures -= 1
+            raise StorageError("storage is down")
+        return await super().claim(key, owner, seconds=seconds)
+
+
+@pytest.mark.parametrize(("failures", "lease"), [(1, "kept"), (9, "lost")])
+async def test_a_lease_survives_a_short_outage_of_storage_and_not_a_long_one(
+    open_distiller: Any, clock: FakeClock, learner: ScriptedLearner, failures: int, lease: str
+) -> None:
+    storage = Flaky(clock=clock)
+    learner.hanging = asyncio.Event()
+    distiller, task = open_distiller(storage=storage), make_task()
+    await distiller.watch(task)
+    await write(storage, examples(AFTER + 1), distiller)
+    await learner.started.wait()
+
+    storage.failures = failures
+    await clock.advance(1.4 * LEASE_SECONDS)
+    storage.failures = 0
+    learner.hanging.set()
+    await settled(clock, (distiller, task))
+
+    assert learner.trainings == (1 if lease == "kept" else 2)
+    assert (await distiller.state(task)).phase == "serving"
+
+
+async def test_a_step_that_cannot_even_begin_is_counted_and_tried_later(
+    open_distiller: Any, clock: FakeClock, learner: ScriptedLearner
+) -> None:
+    storage = Flaky(clock=clock)
+    storage.failures = 1
+    distiller, task = open_distiller(storage=storage), make_task()
+    await distiller.watch(task)
+
+    await write(storage, examples(AFTER + 1), distiller)
+    await settled(clock, (distiller, task))
+    assert (distiller.statistics().failed, learner.trainings) == (1, 0)
+    await clock.advance(BACK_OFF)
+    await settled(clock, (distiller, task))
+
+    assert learner.trainings == 1
+
+
+async def test_examples_written_before_the_first_look_are_not_learnt_from_too_early(
+    open_distiller: Any, storage: MemoryStorage, clock: FakeClock, learner: ScriptedLearner
+) -> None:
+    learner.why_not = "no way"
+    distiller, task = open_distiller(), make_task()
+    watching = asyncio.create_task(distiller.watch(task))
+    await asyncio.sleep(0)
+
+    await write(storage, examples(AFTER + 50), distiller)
+    await watching
+    await settled(clock, (distiller, task))
+
+    assert distiller.statistics().failed == 0
+    assert learner.trainings == 0

@@ -123,7 +123,10 @@ class Distiller:
         return dataclasses.replace(state, reason=self._progress(watched, state))
 
     async def distill(self, task: Task, *, force: bool = True) -> State:
-        """Take one step now and return the state it led to. Raises StorageError."""
+        """Take one step now and return the state it led to. Raises StorageError.
+
+        Each step that gets as far as evaluating is one more look, and makes the next proofs a little harder.
+        """
         watched = await self.watch(task)
         rungs = self._rungs(watched)
         if isinstance(rungs, str):
@@ -236,6 +239,7 @@ class Distiller:
             logger.exception("%s: the student %s cannot be used", watched.task.name, state.student)
             watched.dismiss()
             watched.refused = state.student
+            watched.pending.clear()
             return
         watched.pending.clear()
         watched.serving, watched.serving_key = student, state.student
@@ -281,8 +285,20 @@ class Distiller:
             done.exception()  # retrieved here; `_step` has logged and counted it
 
     async def _step(self, watched: Watched, *, force: bool) -> State:
-        task = watched.task
         watched.rest_until = self._clock.monotonic() + LEASE_SECONDS / 2
+        try:
+            state = await self._learn(watched, force=force)
+        except StorageError as error:
+            self._failed += 1
+            watched.rest_until = self._clock.monotonic() + BACK_OFF
+            logger.warning("%s: nothing can be learnt now: %s", watched.task.name, error)
+            raise
+        watched.state = state
+        await self._look(watched, fresh=True)
+        return state
+
+    async def _learn(self, watched: Watched, *, force: bool) -> State:
+        task = watched.task
         lease = await self._storage.claim(task.lease_key, self._owner, seconds=LEASE_SECONDS)
         if lease is None:
             state = await read(self._storage, task)
@@ -292,18 +308,15 @@ class Distiller:
             state = await training.run(lease, force=force)
         except Overtaken:
             logger.warning("%s: another process took over the training", task.name)
-            state = await read(self._storage, task)
+            return await read(self._storage, task)
         except Exception as error:  # learners and storages may be a user's own; calls go to the teacher meanwhile
             self._failed += 1
             watched.rest_until = self._clock.monotonic() + BACK_OFF
             logger.exception("%s: training failed", task.name)
-            state = await training.failed(repr(error))
-        else:
-            self._trained += state.looks > watched.state.looks
-            watched.rest_until = 0.0
-            watched.enough = watched.seen + training.missing if training.missing else 0
-        watched.state = state
-        await self._look(watched, fresh=True)
+            return await training.failed(repr(error))
+        self._trained += state.looks > watched.state.looks
+        watched.rest_until = 0.0
+        watched.enough = watched.seen + training.missing if training.missing else 0
         return state
 
     def _training(self, watched: Watched) -> Training:

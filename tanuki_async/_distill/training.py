@@ -97,11 +97,18 @@ class Training:
                 await self._storage.release(lease)
 
     async def _renew(self, lease: Lease) -> None:
-        """Return when the lease is lost."""
-        renewed: Lease | None = lease
-        while renewed is not None and renewed.token == lease.token:
+        """Return when the lease is lost, or could not be renewed for as long as it lasts."""
+        until = self._clock.monotonic() + LEASE_SECONDS
+        while self._clock.monotonic() < until:
             await self._clock.sleep(LEASE_SECONDS / 3)
-            renewed = await self._storage.claim(lease.key, lease.owner, seconds=LEASE_SECONDS)
+            try:
+                renewed = await self._storage.claim(lease.key, lease.owner, seconds=LEASE_SECONDS)
+            except StorageError as error:
+                logger.warning("%s: the lease could not be renewed: %s", self._task.name, error)
+                continue
+            if renewed is None or renewed.token != lease.token:
+                return
+            until = self._clock.monotonic() + LEASE_SECONDS
 
     async def _step(self, *, force: bool) -> State:
         state = await read(self._storage, self._task)
@@ -110,7 +117,7 @@ class Training:
         found = await lessons.gather(self._storage, self._task)
         if (missing := self._missing(state, len(found), force=force)) is not None:
             return await self._write(lambda before: before.at_rest(missing))
-        await self._write(self._begin)
+        await self._begin()
         outcome = await self._learn(found, alpha=evaluate.alpha_of_look(state.looks) / len(self._rungs))
         if isinstance(outcome, str):
             logger.info("%s: the teacher goes on answering: %s", self._task.name, outcome)
@@ -126,8 +133,15 @@ class Training:
             return None
         return f"{seen} of {needed} different inputs were recorded; {self.missing} are missing"
 
-    def _begin(self, before: State) -> State:
-        return dataclasses.replace(before, phase="training", reason="learning", trainer=self._trainer)
+    async def _begin(self) -> None:
+        def begin(before: State) -> State | None:
+            if before.busy and _token(before.trainer) > _token(self._trainer):
+                return None  # our lease ran out before we began
+            return dataclasses.replace(before, phase="training", reason="learning", trainer=self._trainer)
+
+        _, begun = await change(self._storage, self._clock, self._task, begin)
+        if not begun:
+            raise Overtaken
 
     @staticmethod
     def _looked(before: State) -> Mapping[str, int | str]:
@@ -222,3 +236,8 @@ class Training:
 def _trained_on(before: State, found: Sequence[Lesson]) -> int:
     """What the serving student learnt from, else what the last try had."""
     return before.trained_on if before.student else len(found)
+
+
+def _token(trainer: str | None) -> int:
+    token = (trainer or "").rpartition(":")[2]
+    return int(token) if token.isdecimal() else 0

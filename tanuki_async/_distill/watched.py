@@ -28,7 +28,7 @@ class Watched:
         self.state = State()
         self.seen = 0  # examples counted in storage, and those written here since
         self.enough = 0  # examples below which there is no use in trying again
-        self.unable: str | None = None  # why it cannot be learnt here
+        self.unable: str | None = "it was not looked at yet"  # why it cannot be learnt here
         self.used = True  # since the last poll
         self.counted_at = 0.0
         self.rest_until = 0.0  # moment before which no step is tried here
