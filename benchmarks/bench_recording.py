@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     figures: Figures = {}
+    with_numpy(False)  # which a base install does not have
     with tempfile.TemporaryDirectory() as scratch:
         for repeat in range(options.repeats):
             for name, work in (("remember", remembering), ("sustained", sustained)):
