@@ -15,6 +15,9 @@ CONFIDENCE = 0.95
 STARTS = (1 / 2, 1 / 4, 1 / 8)
 """Shares of the held-out inputs at which the search for a threshold starts, each with its part of the error."""
 
+LUCK = 0.5
+"""Standard deviations by which a threshold must exceed the aim: the laxest of many owes about that much to luck."""
+
 STEPS = 40
 """Thresholds tried from a start to answering everything."""
 
@@ -73,7 +76,7 @@ def prove(verdicts: Sequence[Verdict], *, min_agreement: float, alpha: float) ->
     thresholds are tested from strict to lax, each at the whole level of its chain, and the chain ends at the first
     failure. So a wrong threshold is accepted with chance at most `alpha`, however many were tried. Thresholds are
     shares of the inputs, fixed before anything is known about agreement. Among the accepted ones we may choose
-    freely: the laxest that also reaches `aim_of(min_agreement)`, or, where none does, the strictest.
+    freely: the laxest that also reaches `aim_of(min_agreement)`, not by luck, or, where none does, the strictest.
     """
     ranked = sorted((v for v in verdicts if v.score > -math.inf), key=lambda v: -v.score)
     total = len(verdicts)
@@ -90,7 +93,7 @@ def prove(verdicts: Sequence[Verdict], *, min_agreement: float, alpha: float) ->
     if not accepted:
         return _why_not(agreed, total, min_agreement, level)
     aim = aim_of(min_agreement)
-    good = [served for served in accepted if agreed[served] >= aim * served]
+    good = [served for served in accepted if agreed[served] >= aim * served + LUCK * _deviation(served, aim)]
     served = max(good) if good else min(accepted)
     return Proof(
         threshold=ranked[served - 1].score,
@@ -99,6 +102,11 @@ def prove(verdicts: Sequence[Verdict], *, min_agreement: float, alpha: float) ->
         coverage=served / total,
         held_out=total,
     )
+
+
+def _deviation(served: int, share: float) -> float:
+    """Return by how many out of `served` the number of agreeing ones varies."""
+    return math.sqrt(served * share * (1.0 - share))
 
 
 def _sizes(ranked: Sequence[Verdict], start: int) -> list[int]:
