@@ -317,3 +317,37 @@ def test_parameters_stay_small_whatever_the_words(monkeypatch: pytest.MonkeyPatc
     ]
 
     assert len(train(examples, seed=1).parameters(0.0)) <= 30_000
+
+
+STRANGE: list[JsonValue] = [
+    float("nan"),
+    float("-inf"),
+    10**400,
+    -(10**5000),
+    "\ud800 lone",
+    "x" * 100_000,
+    ["word"] * 10_000,
+    {"": {"": [[], {}, None, False]}},
+    "\x00\x1f\x1e\n",
+]
+
+
+@pytest.mark.parametrize("strange", STRANGE, ids=lambda value: repr(type(value)))
+def test_strange_inputs_are_learnt_from_and_answered_without_an_error(strange: JsonValue) -> None:
+    examples = [*sentences(60), *[({"text": strange, "n": number}, "food") for number in range(3)]]
+    sys.set_int_max_str_digits(0)  # as a user might who has such numbers
+    try:
+        student = LocalStudent.load(train(examples, seed=1, aligned=frozenset({60})).parameters(0.0))
+        answer = student.answer_nowait({"text": strange, "new": strange})
+    finally:
+        sys.set_int_max_str_digits(4300)
+
+    assert answer is ABSTAIN or answer in TOPICS
+
+
+def test_a_value_nested_beyond_measure_is_cut_off(parameters: bytes) -> None:
+    deep: JsonValue = "bread"
+    for _ in range(500):
+        deep = [deep]
+
+    assert LocalStudent.load(parameters).answer_nowait({"text": deep}) is ABSTAIN

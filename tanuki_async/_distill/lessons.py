@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 from tanuki_async._distill.learners import Lesson
 from tanuki_async._distill.state import Task
 from tanuki_async._errors import StorageError
-from tanuki_async._lines import compact, decode_line
+from tanuki_async._lines import decode_line
 from tanuki_async._records import Example
 from tanuki_async.abc import Storage
 
@@ -35,8 +36,8 @@ def _lesson(task: Task, example: Example, *, aligned: bool) -> Lesson:
     return Lesson(task.inputs_of(example.args, example.kwargs), example.output, aligned)
 
 
-async def _read(storage: Storage, name: str) -> dict[bytes, Example]:
-    latest: dict[bytes, Example] = {}
+async def _read(storage: Storage, name: str) -> dict[str, Example]:
+    latest: dict[str, Example] = {}
     unreadable = 0
     async for lines in storage.scan(name):
         for line in lines:
@@ -45,7 +46,7 @@ async def _read(storage: Storage, name: str) -> dict[bytes, Example]:
             except StorageError:
                 unreadable += 1
                 continue
-            latest[compact([list(example.args), dict(example.kwargs)])] = example
+            latest[json.dumps([example.args, dict(example.kwargs)])] = example
     if unreadable:
         logger.warning("%s: left out %d lines that are no records of this release", name, unreadable)
     return latest

@@ -5,17 +5,20 @@ The same functions make features for training and for answering.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, pairwise
 
-from tanuki_async._lines import compact
+from mmh3 import mmh3_x64_128_digest
+
 from tanuki_async._records import JsonValue
 
 WORD = re.compile(r"[^\W_]+|[^\w\s]")
 DIGIT = re.compile(r"\d")
+ALIKE = re.compile(r"[^\W_]+")
 REPEATED = re.compile(r"(.)\1{2,}")
 DIGITS = str.maketrans("0123456789", "0000000000")
 
@@ -25,6 +28,11 @@ SHAPED_WORDS = 100
 """Words of one string whose way of writing is looked at."""
 LETTERED_WORDS = 60
 """Different words of one string that are looked at letter by letter: enough for a message, bounded for a page."""
+MOST_PARTS = 300
+"""Strings and values of one call that are looked at."""
+DEEPEST = 20
+"""Levels of lists and objects in each other that are looked at."""
+LARGEST_POWER = 1024
 CACHED_WORDS = 20_000
 FIELD = "\x1f"
 """Stands between a field's name and a feature of it."""
@@ -88,19 +96,20 @@ def texts_and_values(inputs: Mapping[str, JsonValue], fields: Sequence[str]) -> 
     return texts, values
 
 
-def _take_apart(value: JsonValue, prefix: str, texts: list[tuple[str, str]], values: list[str]) -> None:
+def _take_apart(value: JsonValue, prefix: str, texts: list[tuple[str, str]], values: list[str], depth: int = 0) -> None:
+    if depth > DEEPEST or len(texts) + len(values) > MOST_PARTS:
+        return
     if isinstance(value, str):
         texts.append((prefix, value))
         if len(value) <= 40:
             values.append(f"{prefix}={value}")
     elif isinstance(value, dict):
-        values.append(f"{prefix}{{}}")
         for name, each in value.items():
-            _take_apart(each, f"{prefix}{name}{FIELD}", texts, values)
+            _take_apart(each, f"{prefix}{name}{FIELD}", texts, values, depth + 1)
     elif isinstance(value, list):
         values.append(f"{prefix}#{min(len(value), 20)}")
         for each in value:
-            _take_apart(each, f"{prefix}[]{FIELD}", texts, values)
+            _take_apart(each, f"{prefix}[]{FIELD}", texts, values, depth + 1)
     elif isinstance(value, bool) or value is None:
         values.append(f"{prefix}={value}")
     else:
@@ -109,16 +118,25 @@ def _take_apart(value: JsonValue, prefix: str, texts: list[tuple[str, str]], val
 
 def _of_number(number: float) -> Iterable[str]:
     """Name a number, its sign, its size, and the powers of two up to its size, so that 'more than' can be learnt."""
-    size = math.frexp(number)[1] if math.isfinite(number) else 1024
+    if isinstance(number, int):
+        size = number.bit_length()
+    else:
+        size = math.frexp(number)[1] if math.isfinite(number) else LARGEST_POWER
     sign = "-" if number < 0 else "+"
-    yield f"={number}"
+    if size <= LARGEST_POWER:  # writing down a huge number takes long
+        yield f"={number}"
     yield f"{sign}"
     yield f"{sign}2^{size}"
-    for power in range(max(0, min(size, 40))):
+    for power in range(min(size, 40)):
         yield f"{sign}>2^{power}"
+
+
+def digest_of(inputs: Mapping[str, JsonValue]) -> bytes:
+    """Return 16 bytes that only the same inputs share."""
+    return mmh3_x64_128_digest(json.dumps(dict(inputs), separators=(",", ":")).encode())
 
 
 def likeness(inputs: Mapping[str, JsonValue]) -> bytes:
     """Return what near-identical inputs share: letters in lower case, any digit alike, no spaces or marks."""
-    text = compact(dict(inputs)).decode("utf-8", "replace").lower().translate(DIGITS)
-    return " ".join(re.findall(r"[^\W_]+", text)).encode()
+    text = json.dumps(dict(inputs), ensure_ascii=False).lower().translate(DIGITS)
+    return " ".join(ALIKE.findall(text)).encode("utf-8", "surrogatepass")

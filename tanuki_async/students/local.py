@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from mmh3 import mmh3_x64_128_digest
-
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import compact
 from tanuki_async._records import JsonValue
@@ -16,6 +14,7 @@ from tanuki_async.abc import ABSTAIN, Abstention, Student
 from tanuki_async.students import BLOCKS, Verdict
 from tanuki_async.students._features import (
     CACHED_WORDS,
+    digest_of,
     letters_of,
     phrases_of,
     plain,
@@ -95,7 +94,7 @@ class LocalStudent(Student):
         label, lead = self.judge(inputs)
         if lead < self.threshold:
             return ABSTAIN
-        if self._withheld and mmh3_x64_128_digest(compact(dict(inputs))) in self._withheld:
+        if self._withheld and digest_of(inputs) in self._withheld:
             return ABSTAIN
         return self.outputs[label]
 
@@ -166,7 +165,7 @@ class Trained:
         for inputs, output in self._aligned:
             answer = student.answer_nowait(inputs)
             if not isinstance(answer, Abstention) and not agrees(answer, output, self._match):
-                wrong.append(mmh3_x64_128_digest(compact(dict(inputs))).hex())
+                wrong.append(digest_of(inputs).hex())
         return pack(replace(contents, header={**header, "withheld": wrong}))
 
 
