@@ -5,6 +5,7 @@ import json
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -547,7 +548,9 @@ class Shelf(list[T]):
     """Generic for type checkers; at run time only `list` knows what is in it."""
 
 
-@pytest.mark.xfail(reason="_codec.hints: type variables of a class that is generic only through list[T] are not found")
+@pytest.mark.xfail(
+    strict=True, reason="_codec.hints: type variables of a class that is generic only through list[T] are not found"
+)
 async def test_items_of_a_class_that_is_generic_through_its_base_are_checked(
     opened: Tanuki, server: LoopbackServer
 ) -> None:
@@ -555,6 +558,21 @@ async def test_items_of_a_class_that_is_generic_through_its_base_are_checked(
     server.put('{"value":["x"]}', '{"value":[1]}')
 
     assert await f() == Shelf([1])
+
+
+@pytest.mark.xfail(
+    strict=True, reason="_codec.strict: the tag of a discriminated union may be null, and then nothing tells which"
+)
+async def test_every_answer_that_the_schema_allows_names_its_branch(opened: Tanuki, server: LoopbackServer) -> None:
+    f = echo_of(CASES["Union, discriminated"][0])
+    given = '{"value":{"kind":null,"lives":9}}'
+    server.put(given, given, given)
+
+    with suppress(OutputError):
+        assert await f() == Cat(lives=9)
+        return
+    with pytest.raises(jsonschema.ValidationError):  # then it must not be allowed
+        jsonschema.validate(json.loads(given), server.requests[0].schema)
 
 
 async def test_arguments_given_in_another_form_are_the_same_call(
