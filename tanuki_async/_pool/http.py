@@ -122,7 +122,7 @@ class Lent:
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """Exchange one request for one whole answer."""
         try:
-            response = await self._client.request(method, url, headers=dict(headers), content=body)
+            response = await self._client.request(method, url, headers=headers, content=body)
         except Exception as error:  # either library's errors, known by name so that neither need be imported
             ours = self._translated(error)
             if ours is None:

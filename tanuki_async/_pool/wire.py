@@ -260,6 +260,13 @@ def _unreachable(target: Target, error: _CutError) -> ProviderUnreachableError:
     return ProviderUnreachableError(f"{target.host}:{target.port} closed the connection {when}{why}")
 
 
+class _Request(bytes):
+    """What is sent. Holds a key, so a traceback that shows variables must not show it."""
+
+    def __repr__(self) -> str:
+        return f"<request of {len(self)} bytes>"
+
+
 def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes | None) -> bytes:
     lines = [method, target.start]
     for name, value in headers.items():
@@ -268,8 +275,8 @@ def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes
     if text.count("\n") != len(headers) + 3 or text.count("\r") != len(headers) + 3:
         raise SettingsError("a header of the request has a line break in its name or value")
     if body is None:
-        return f"{text}\r\n".encode("latin-1")
-    return f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body
+        return _Request(f"{text}\r\n".encode("latin-1"))
+    return _Request(f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body)
 
 
 def _trust() -> ssl.SSLContext:

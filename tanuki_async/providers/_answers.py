@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from typing_extensions import TypedDict
 from tanuki_async._errors import ProviderError, ProviderUnavailableError, RefusalError, clip
 from tanuki_async._records import Completion, Reply, Usage
 from tanuki_async.providers._errors import error_from, readable
+from tanuki_async.providers._secrets import without
 
 
 class _InputDetails(TypedDict, total=False):
@@ -86,8 +88,11 @@ def _vectors() -> TypeAdapter[_Vectors]:
     return TypeAdapter(_Vectors)
 
 
-def completion_from(reply: Reply, *, provider: str, model: str) -> Completion:
-    """Read an answer with status 200. RefusalError for a refusal, ProviderUnavailableError for no answer at all."""
+def completion_from(reply: Reply, *, provider: str, model: str, secrets: Sequence[str] = ()) -> Completion:
+    """Read an answer with status 200. RefusalError for a refusal, ProviderUnavailableError for no answer at all.
+
+    `secrets` never appear in an error.
+    """
     try:
         envelope = _envelope().validator.validate_json(reply.body)
     except ValidationError:
@@ -97,7 +102,7 @@ def completion_from(reply: Reply, *, provider: str, model: str) -> Completion:
     choice: _Choice = choices[0] if choices else {}
     message, finish = choice.get("message"), choice.get("finish_reason")
     if message is None:
-        raise _no_answer(reply, bool(envelope.get("error")), provider, model)
+        raise _no_answer(reply, bool(envelope.get("error")), provider, model, secrets)
     content = message.get("content")
     refusal = message.get("refusal")
     if isinstance(content, list):
@@ -116,15 +121,17 @@ def completion_from(reply: Reply, *, provider: str, model: str) -> Completion:
     )
 
 
-def vectors_from(reply: Reply, count: int, *, provider: str, model: str) -> tuple[list[list[float]], Usage]:
-    """Read `count` vectors in the order of their texts."""
+def vectors_from(
+    reply: Reply, count: int, *, provider: str, model: str, secrets: Sequence[str] = ()
+) -> tuple[list[list[float]], Usage]:
+    """Read `count` vectors in the order of their texts. `secrets` never appear in an error."""
     try:
         answer = _vectors().validator.validate_json(reply.body)
         items = answer.get("data", [])
         vectors = {item.get("index", place): _floats(item["embedding"]) for place, item in enumerate(items)}
         ordered = [vectors[place] for place in range(count)]
     except (ValueError, KeyError) as error:  # ValidationError and binascii.Error are ValueErrors
-        raise _no_answer(reply, b'"error"' in reply.body[:200], provider, model) from error
+        raise _no_answer(reply, b'"error"' in reply.body[:200], provider, model, secrets) from error
     return ordered, _usage(answer.get("usage"))
 
 
@@ -193,8 +200,9 @@ def _loosely(body: bytes) -> _Envelope:
     }
 
 
-def _no_answer(reply: Reply, says_error: bool, provider: str, model: str) -> ProviderError:
+def _no_answer(reply: Reply, says_error: bool, provider: str, model: str, secrets: Sequence[str]) -> ProviderError:
     """The error for an answer with status 200 that holds no answer."""
+    reply = without(reply, secrets)
     if says_error:
         return error_from(reply, provider=provider, model=model)
     request_id = reply.headers.get("x-request-id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -19,6 +19,7 @@ from tanuki_async._errors import (
     clip,
 )
 from tanuki_async._records import JsonValue, Reply
+from tanuki_async.providers._secrets import without
 
 QUOTA_CODES = frozenset(
     {
@@ -36,13 +37,14 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|μs|ns|h|m|s)")
 _TAG = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
-def error_from(reply: Reply, *, provider: str, model: str, secret: str = "", key_hint: str = "") -> ProviderError:
-    """Make the error that fits `reply`. `secret` never appears in it; `key_hint` says where a key comes from."""
+def error_from(
+    reply: Reply, *, provider: str, model: str, secrets: Sequence[str] = (), key_hint: str = ""
+) -> ProviderError:
+    """Make the error that fits `reply`. `secrets` never appear in it; `key_hint` says where a key comes from."""
+    reply = without(reply, secrets)
     facts = _facts(reply.body)
     code = _text(facts.get("code"))
     message = _message(facts, reply)
-    if secret:
-        message = message.replace(secret, "…")
     status = reply.status
     if status == 200 and code and code.isdecimal() and 400 <= int(code) < 600:
         status = int(code)  # an error in the body of a success, as relays send

@@ -24,6 +24,7 @@ from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._answers import completion_from, vectors_from
 from tanuki_async.providers._bodies import Bodies, encode_embedding
 from tanuki_async.providers._errors import error_from
+from tanuki_async.providers._secrets import Headers, secrets_in
 
 __all__ = ["OpenAI", "OpenAICompatible"]
 
@@ -62,7 +63,8 @@ class OpenAICompatible(Provider):
         self._api_key = api_key
         self._models = dict(models or {})
         self._extra_headers = dict(headers or {})
-        self._headers: dict[str, str] | None = None
+        self._headers: Headers | None = None
+        self._secrets: tuple[str, ...] = ()
         self._urls: dict[str, str] = {}
         self._learned: dict[str, tuple[Model, Abilities]] = {}
         self._bodies = Bodies()
@@ -86,7 +88,7 @@ class OpenAICompatible(Provider):
             body = self._bodies.encode(request, abilities)
             reply = await self._send(http, url, headers, body, model)
             if reply.status == 200:
-                return completion_from(reply, provider=self.name, model=model.name)
+                return completion_from(reply, provider=self.name, model=model.name, secrets=self._secrets)
             error = self._error(reply, model)
             concessions += 1
             if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
@@ -101,7 +103,7 @@ class OpenAICompatible(Provider):
         reply = await self._send(http, url, headers, body, model)
         if reply.status != 200:
             raise self._error(reply, model)
-        return vectors_from(reply, len(texts), provider=self.name, model=model.name)
+        return vectors_from(reply, len(texts), provider=self.name, model=model.name, secrets=self._secrets)
 
     def _unknown_model(self, name: str) -> Model:
         return Model(provider=self.name, name=name)
@@ -139,7 +141,7 @@ class OpenAICompatible(Provider):
             reply,
             provider=self.name,
             model=model.name,
-            secret=self._key() or "",
+            secrets=self._secrets,
             key_hint=f"the key is from {self._key_variable}" if self._key_variable and not self._api_key else "",
         )
 
@@ -168,23 +170,25 @@ class OpenAICompatible(Provider):
             f"no address for {self._title}: set {self._url_variable}, or pass {type(self).__name__}(base_url=…)"
         )
 
-    def _make_headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json", "user-agent": f"tanuki_async/{__version__}"}
-        key = self._key()
-        if key:
-            headers["authorization"] = f"Bearer {key}"
-        elif self._key_variable:
+    def _make_headers(self) -> Headers:
+        headers = Headers({"content-type": "application/json", "user-agent": f"tanuki_async/{__version__}"})
+        headers |= self._authorization() | self._account_headers()
+        headers |= {name.lower(): value for name, value in self._extra_headers.items()}
+        if wrong := _unsendable(headers):
+            source = self._key_variable or "api_key" if wrong == "authorization" else f"the header {wrong!r}"
+            raise SettingsError(f"{source} has characters that cannot be sent, such as a line break or an accent")
+        self._headers, self._secrets = headers, secrets_in(headers)
+        return headers
+
+    def _authorization(self) -> dict[str, str]:
+        if key := self._key():
+            return {"authorization": f"Bearer {key}"}
+        if self._key_variable:
             raise SettingsError(
                 f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
                 "to try without a key, run `tanuki demo`"
             )
-        headers |= self._account_headers() | {name.lower(): value for name, value in self._extra_headers.items()}
-        for name, value in headers.items():
-            if not (f"{name}{value}".isascii() and f"{name}{value}".isprintable()):
-                source = self._key_variable or "api_key" if name == "authorization" else f"the header {name!r}"
-                raise SettingsError(f"{source} has characters that cannot be sent, such as a line break or an accent")
-        self._headers = headers
-        return headers
+        return {}
 
     def _account_headers(self) -> dict[str, str]:
         return {}
@@ -226,6 +230,11 @@ class OpenAI(OpenAICompatible):
     def _account_headers(self) -> dict[str, str]:
         named = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
         return {header: value for header, variable in named.items() if (value := os.environ.get(variable))}
+
+
+def _unsendable(headers: Mapping[str, str]) -> str | None:
+    lines = ((name, f"{name}{value}") for name, value in headers.items())
+    return next((name for name, line in lines if not (line.isascii() and line.isprintable())), None)
 
 
 def check_url(url: str) -> str:
