@@ -830,3 +830,31 @@ async def test_examples_written_before_the_first_look_are_not_learnt_from_too_ea
 
     assert distiller.statistics().failed == 0
     assert learner.trainings == 0
+
+
+async def test_closing_during_a_forced_step_tells_whoever_waits_for_it(
+    open_distiller: Any, storage: MemoryStorage, learner: ScriptedLearner
+) -> None:
+    learner.hanging = asyncio.Event()
+    distiller, task = open_distiller(), make_task()
+    await write(storage, examples(150))
+    waiting = asyncio.create_task(distiller.distill(task))
+    await learner.started.wait()
+
+    await distiller.aclose()
+
+    with pytest.raises(NotOpenError, match="closed while f was being distilled"):
+        await waiting
+
+
+async def test_an_extra_installed_later_is_found_by_a_forced_step(
+    open_distiller: Any, storage: MemoryStorage, learner: ScriptedLearner
+) -> None:
+    learner.why_not = "scikit-learn is not installed"
+    distiller, task = open_distiller(), make_task()
+    await write(storage, examples(150))
+    assert (await distiller.distill(task)).reason == "scikit-learn is not installed"
+
+    learner.why_not = None
+
+    assert (await distiller.distill(task)).phase == "serving"

@@ -109,7 +109,7 @@ class Distiller:
             start = asyncio.create_task(self._start(watched), name=f"tanuki recall {task.name}")
             self._starts[task.key] = start
             start.add_done_callback(lambda _: self._starts.pop(task.key, None))
-        await asyncio.shield(self._starts[task.key])  # others wait for it too
+        await asyncio.wait({self._starts[task.key]})  # goes on for others when this caller is cancelled
         return watched
 
     async def state(self, task: Task) -> State:
@@ -128,13 +128,14 @@ class Distiller:
         Each step that gets as far as evaluating is one more look, and makes the next proofs a little harder.
         """
         watched = await self.watch(task)
-        rungs = self._rungs(watched)
-        if isinstance(rungs, str):
-            return dataclasses.replace(await read(self._storage, task), reason=rungs)
-        if watched.step is None:
-            self._spawn(watched, force=force)
-        assert watched.step is not None
-        return await asyncio.shield(watched.step)
+        await self._survey(watched)
+        if watched.unable is not None:
+            return dataclasses.replace(await read(self._storage, task), reason=watched.unable)
+        step = watched.step or self._spawn(watched, force=force)
+        await asyncio.wait({step})  # goes on for others when this caller is cancelled
+        if step.cancelled():
+            raise NotOpenError(f"this Tanuki was closed while {task.name} was being distilled")
+        return step.result()
 
     def statistics(self) -> DistillerStatistics:
         """Return what was done so far."""
@@ -178,14 +179,16 @@ class Distiller:
     async def _start(self, watched: Watched) -> None:
         if self._poller is None:
             self._poller = asyncio.create_task(self._poll(), name="tanuki distiller")
-        rungs = await self._run_sync(self._rungs, watched)  # looks for packages on disk
-        watched.unable = rungs if isinstance(rungs, str) else None
+        await self._survey(watched)
         await self._look(watched, first=True)
 
-    def _rungs(self, watched: Watched) -> list[Learner] | str:
+    async def _survey(self, watched: Watched) -> None:
+        """Find the ways in which a function can be learnt here, or why there is none."""
         if watched.task.ignore_finetuning:
-            return "ignore_finetuning is set: the teacher answers all"
-        return choose(watched.task, self._learners)
+            watched.unable = "ignore_finetuning is set: the teacher answers all"
+            return
+        rungs = await self._run_sync(choose, watched.task, self._learners)  # looks for packages on disk
+        watched.rungs, watched.unable = ([], rungs) if isinstance(rungs, str) else (rungs, None)
 
     async def _poll(self) -> None:
         while True:
@@ -275,9 +278,12 @@ class Distiller:
             return False
         return state.busy or watched.seen > max(task.distill_after * 2**state.trainings, watched.enough)
 
-    def _spawn(self, watched: Watched, *, force: bool) -> None:
-        watched.step = asyncio.create_task(self._step(watched, force=force), name=f"tanuki distill {watched.task.name}")
-        watched.step.add_done_callback(lambda done: self._stepped(watched, done))
+    def _spawn(self, watched: Watched, *, force: bool) -> asyncio.Task[State]:
+        step = watched.step = asyncio.create_task(
+            self._step(watched, force=force), name=f"tanuki distill {watched.task.name}"
+        )
+        step.add_done_callback(lambda done: self._stepped(watched, done))
+        return step
 
     def _stepped(self, watched: Watched, done: asyncio.Task[State]) -> None:
         watched.step = None
@@ -303,7 +309,9 @@ class Distiller:
         if lease is None:
             state = await read(self._storage, task)
             return dataclasses.replace(state, reason=f"another process is training ({state.reason})")
-        training = self._training(watched)
+        training = Training(
+            self._storage, self._clock, task, watched.rungs, random=self._random, run_sync=self._run_sync
+        )
         try:
             state = await training.run(lease, force=force)
         except Overtaken:
@@ -318,12 +326,6 @@ class Distiller:
         watched.rest_until = 0.0
         watched.enough = watched.seen + training.missing if training.missing else 0
         return state
-
-    def _training(self, watched: Watched) -> Training:
-        rungs = self._rungs(watched)
-        if isinstance(rungs, str):
-            raise StorageError(f"{watched.task.name} cannot be learnt: {rungs}")
-        return Training(self._storage, self._clock, watched.task, rungs, random=self._random, run_sync=self._run_sync)
 
     async def _settle(self, watched: Watched) -> None:
         """Tell storage what audits showed since the last time; revert in every process when they say so."""

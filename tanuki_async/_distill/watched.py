@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from tanuki_async._distill import evaluate
 from tanuki_async._distill.evaluate import Audits
+from tanuki_async._distill.learners import Learner
 from tanuki_async._distill.state import State, Task
 from tanuki_async.abc import Student
 
@@ -29,6 +30,7 @@ class Watched:
         self.seen = 0  # examples counted in storage, and those written here since
         self.enough = 0  # examples below which there is no use in trying again
         self.unable: str | None = "it was not looked at yet"  # why it cannot be learnt here
+        self.rungs: list[Learner] = []  # ways of learning it here, cheapest first
         self.used = True  # since the last poll
         self.counted_at = 0.0
         self.rest_until = 0.0  # moment before which no step is tried here
