@@ -548,9 +548,6 @@ class Shelf(list[T]):
     """Generic for type checkers; at run time only `list` knows what is in it."""
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_codec.hints: type variables of a class that is generic only through list[T] are not found"
-)
 async def test_items_of_a_class_that_is_generic_through_its_base_are_checked(
     opened: Tanuki, server: LoopbackServer
 ) -> None:
@@ -560,9 +557,6 @@ async def test_items_of_a_class_that_is_generic_through_its_base_are_checked(
     assert await f() == Shelf([1])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_codec.strict: the tag of a discriminated union may be null, and then nothing tells which"
-)
 async def test_every_answer_that_the_schema_allows_names_its_branch(opened: Tanuki, server: LoopbackServer) -> None:
     f = echo_of(CASES["Union, discriminated"][0])
     given = '{"value":{"kind":null,"lives":9}}'

@@ -106,9 +106,12 @@ def bases_of(cls: Any, namespace: Namespace) -> tuple[Any, ...]:
 
 
 def type_variables(cls: Any) -> tuple[Any, ...]:
-    """Return the type variables of a generic class, in order."""
-    variables: tuple[Any, ...] = getattr(cls, "__parameters__", ())
-    return variables
+    """Return the type variables of a generic class or alias, in order, also where only a base such as `list[T]` is."""
+    if not isinstance(cls, type) or hasattr(cls, "__parameters__"):
+        variables: tuple[Any, ...] = getattr(cls, "__parameters__", ())
+        return variables
+    bases = getattr(cls, "__orig_bases__", ())
+    return tuple(dict.fromkeys(each for base in bases for each in getattr(base, "__parameters__", ())))
 
 
 def substitute(annotation: Any, values: Mapping[Any, Any]) -> Any:

@@ -125,7 +125,10 @@ class _Builder:
         made, shape = self.build(schema)
         if required:
             return made, Field(shape)
-        default = self._reader.resolved(schema).get("default")
+        resolved = self._reader.resolved(schema)
+        default = resolved.get("default")
+        if "const" in resolved:  # the tag of a union: null in its place would tell no branch from another
+            return made, Field(shape, default=default)
         if "null" not in self._reader.kinds(schema):
             return _or_null(made), Field(shape, required=not open_, droppable=True, default=default)
         if open_:
