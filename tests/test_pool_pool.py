@@ -232,6 +232,49 @@ async def test_a_call_cancelled_while_it_waits_for_a_retry_is_cancelled(pool: Po
     await pool.aclose()
 
 
+async def test_a_call_cancelled_at_the_gate_gives_back_what_it_may_send_per_minute(clock: FakeClock) -> None:
+    limits = Limits(concurrency=1, requests_per_minute=2, tokens_per_minute=300)
+    pool, provider = make_pool(clock), FakeProvider("yes", limits=limits)
+    provider.hang()
+    first = asyncio.create_task(pool.complete(provider, REQUEST, Progress()))
+    await provider.wait_called()
+    second = asyncio.create_task(pool.complete(provider, REQUEST, Progress()))
+    await asyncio.sleep(0)
+    assert pool.statistics().waiting == 1
+    second.cancel()
+    await asyncio.wait({second})
+    provider.recover()
+    await first
+    await pool.complete(provider, REQUEST, Progress())
+    assert clock.monotonic() == 0
+    await pool.aclose()
+
+
+async def test_a_call_cancelled_before_it_may_spend_tokens_gives_its_request_back() -> None:
+    answer = Answer("yes", usage=Usage(requests=1, input_tokens=6000, output_tokens=0))
+    provider = FakeProvider(answer, limits=Limits(requests_per_minute=2, tokens_per_minute=6000))
+    pool = make_pool(clock := FakeClock())
+    await pool.complete(provider, REQUEST, Progress())
+    second = asyncio.create_task(pool.complete(provider, REQUEST, Progress()))
+    await clock.wait_sleeping()  # for tokens, a second or two; the next request could only be sent in half a minute
+    second.cancel()
+    await asyncio.wait({second})
+    third = asyncio.create_task(pool.complete(provider, REQUEST, Progress()))
+    await clock.wait_sleeping()
+    await clock.advance(5)
+    assert (await third).text == "yes"
+    await pool.aclose()
+
+
+async def test_a_request_larger_than_the_limit_is_not_credited_with_more_than_it_spent(clock: FakeClock) -> None:
+    answer = Answer("yes", usage=Usage(requests=1, input_tokens=90, output_tokens=0))
+    pool, provider = make_pool(clock), FakeProvider(answer, limits=Limits(tokens_per_minute=60))
+    await pool.complete(provider, REQUEST, Progress())  # estimated at more than 100, of which 60 could be spent
+    await pool.complete(provider, REQUEST, Progress())
+    assert clock.monotonic() == pytest.approx(90)
+    await pool.aclose()
+
+
 async def test_two_hundred_calls_of_which_many_are_cancelled_leave_nothing_behind(clock: FakeClock) -> None:
     pool = make_pool(clock, limits={"fake": Limits(concurrency=10)})
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from _raw_server import CLOSE, RawServer
+from pydantic import TypeAdapter
 
 from tanuki_async._errors import ProviderError, SettingsError
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import AnswerSchema, Head, Model, Reply, Request, Turn
 from tanuki_async.providers._secrets import Headers, secrets_in
 from tanuki_async.providers.openai import OpenAICompatible
+
+TypeAdapter(int)  # pydantic looks for its plugins on disk, once; patched functions always come first
 
 KEY = "sk-very-secret-0123456789-0123456789"
 MODEL = Model(provider="s", name="m")

@@ -85,6 +85,17 @@ class _Account:
         self.pausing = self.requests = self.retries = self.failures = 0
         self.input_tokens = self.cached_tokens = self.output_tokens = self.reasoning_tokens = self.answers = 0
 
+    def spendable(self, tokens: float) -> float:
+        """Tokens to spend on a request: one that is too large for the limit is for the provider to judge."""
+        return min(tokens, self.tokens_rate.burst) if self.tokens_rate else 0
+
+    def unspend(self, tokens: float) -> None:
+        """Give back what a request was to cost that is not sent after all."""
+        if self.requests_rate:
+            self.requests_rate.correct(-1)
+        if self.tokens_rate:
+            self.tokens_rate.correct(-tokens)
+
     def count(self, usage: Usage) -> None:
         self.answers += usage.requests
         self.input_tokens += usage.input_tokens
@@ -143,7 +154,7 @@ class Pool:
         async def once() -> Completion:
             return await provider.complete(request, self._http)
 
-        tokens = _size(request) if account.tokens_rate else 0
+        tokens = account.spendable(_size(request)) if account.tokens_rate else 0
         completion = await self._persist(account, once, tokens, request.model, progress)
         account.count(completion.usage)
         if account.tokens_rate:
@@ -159,7 +170,7 @@ class Pool:
         async def once() -> tuple[list[list[float]], Usage]:
             return await provider.embed(model, texts, self._http)
 
-        tokens = sum(map(len, texts)) // 4 if account.tokens_rate else 0
+        tokens = account.spendable(sum(map(len, texts)) // 4) if account.tokens_rate else 0
         vectors, usage = await self._persist(account, once, tokens, model, progress)
         account.count(usage)
         if account.tokens_rate and usage.input_tokens:
@@ -188,7 +199,7 @@ class Pool:
         return account
 
     async def _persist(
-        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: int, model: Model, progress: Progress
+        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: float, model: Model, progress: Progress
     ) -> T:
         started, already = self._clock.monotonic(), len(progress.tried)
 
@@ -223,7 +234,7 @@ class Pool:
             raise
 
     async def _attempt(
-        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: int, model: Model, progress: Progress
+        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: float, model: Model, progress: Progress
     ) -> T:
         if account.limited:
             progress.waiting_for = account.waits_for_limit
@@ -231,7 +242,11 @@ class Pool:
         gate = account.gate
         if not gate.enter_nowait():
             progress.waiting_for = account.waits_at_gate
-            await gate.enter()
+            try:
+                await gate.enter()
+            except BaseException:
+                account.unspend(tokens)
+                raise
         try:
             account.requests += 1
             progress.waiting_for = account.waits_for_answer
@@ -246,15 +261,17 @@ class Pool:
         finally:
             gate.leave()
 
-    async def _spend(self, account: _Account, tokens: int) -> None:
+    async def _spend(self, account: _Account, tokens: float) -> None:
         if self._closed:
             raise NotOpenError("the pool is closed")
         if (rate := account.requests_rate) and not rate.spend_nowait(1):
             await self._unless_closed(rate.spend(1))
-        if rate := account.tokens_rate:
-            units = min(float(tokens), rate.burst)  # one that is too large for the limit is for the provider to judge
-            if not rate.spend_nowait(units):
-                await self._unless_closed(rate.spend(units))
+        if (rate := account.tokens_rate) and not rate.spend_nowait(tokens):
+            try:
+                await self._unless_closed(rate.spend(tokens))
+            except BaseException:
+                account.unspend(0)
+                raise
 
     async def _pause(self, account: _Account, seconds: float, progress: Progress) -> None:
         last = progress.tried[-1] if progress.tried else "a failure"
