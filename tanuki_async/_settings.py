@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
 
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, split_name
@@ -71,6 +71,7 @@ class Settings:
         for name in ("flush_interval", "close_timeout", "queue_bytes"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
+        _check_students(self.student_model)
         _check_shares(self)
         for provider in self.providers:
             if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
@@ -108,7 +109,19 @@ class Options:
             raise SettingsError(f"max_repairs must be 0 or more, not {self.max_repairs!r}")
         if self.distill_after < 1:
             raise SettingsError(f"distill_after counts examples and must be 1 or more, not {self.distill_after!r}")
+        if self.match is not None and not callable(self.match):
+            raise SettingsError(f"match is a function of two values that tells whether they agree, not {self.match!r}")
+        _check_students(self.student_model)
         _check_shares(self)
+
+
+def _check_students(choice: object) -> None:
+    ways = cast(Sequence[object], choice) if isinstance(choice, (list, tuple)) else (choice,)
+    for way in ways:
+        if way not in (None, "auto", "local") and not (isinstance(way, str) and ":" in way.strip(":")):
+            raise SettingsError(
+                f"student_model is 'auto', 'local', None, a model such as 'openai:gpt-6-luna', or a list, not {way!r}"
+            )
 
 
 def _check_models(*models: object) -> None:

@@ -693,3 +693,17 @@ async def test_a_functions_teachers_come_before_the_settings(server: LoopbackSer
     async with tanuki_for(server, storage):
         assert await own("x") == "own"
         assert await bare("x") == "small"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "told"),
+    [
+        ({"student_model": "lokal"}, "'auto', 'local', None"),
+        ({"student_model": ["local", "luna"]}, "not 'luna'"),
+        ({"student_model": 3}, "not 3"),
+        ({"match": 3}, "a function of two values"),
+    ],
+)
+def test_ways_of_learning_are_checked_at_decoration(keywords: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        tanuki.patch(**keywords)
