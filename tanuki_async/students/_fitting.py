@@ -47,6 +47,7 @@ MOST_ENTRIES = 3_000_000
 """Features of all rows together that one fit takes; of more (thousands of pages), a random part of the rows is learnt.
 The fit copies them without letting other threads run."""
 SHARDS = 32
+FREED_TOGETHER = 4000
 MOST_FEATURES = 150_000
 PENALTY = 1.0  # C of the support vector machine
 SMOOTH = 0.1
@@ -105,10 +106,11 @@ class Index:
         return np.array(found, dtype=np.int32)
 
     def names(self) -> list[str]:
-        """Return all names by number; numbers never given away have an empty name."""
+        """Return all names by number and forget them; numbers never given away have an empty name."""
         listed = [""] * (SHARDS * max(map(len, self._shards)))
         for place, shard in enumerate(self._shards):
             listed[place::SHARDS] = [*shard, *[""] * (len(listed) // SHARDS - len(shard))]
+            shard.clear()
         return listed
 
 
@@ -145,6 +147,8 @@ def fit_all(
     for name, block, kept, table in zip(BLOCKS, rows.blocks, fitted.kept, fitted.tables, strict=True):
         names[name] = [block.names[place] for place in np.flatnonzero(kept)]
         arrays[name] = table
+        while block.names:  # freeing a million names at once would hold up all other threads
+            del block.names[-FREED_TOGETHER:]
     return _format.Contents(header, names, arrays), verdicts
 
 
