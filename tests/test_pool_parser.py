@@ -102,6 +102,7 @@ def test_a_body_that_does_not_unpack_is_malformed(body: bytes) -> None:
         b"SSH-2.0-OpenSSH_9.9\r\n",
         b"\x15\x03\x03\x00\x02\x02F",
         b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 2\xb2\xb2 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
@@ -123,6 +124,14 @@ def test_a_body_that_does_not_unpack_is_malformed(body: bytes) -> None:
 def test_what_is_no_answer_is_malformed(raw: bytes) -> None:
     with pytest.raises(MalformedError):
         Answer().feed(raw)
+
+
+def test_a_body_without_a_length_has_a_bound_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tanuki_async._pool.parser.LARGEST_BODY", 100)
+    answer = Answer()
+    assert not answer.feed(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 60)
+    with pytest.raises(MalformedError, match="larger than 100"):
+        answer.feed(b"x" * 60)
 
 
 @given(st.binary(max_size=200))

@@ -22,13 +22,14 @@ class MalformedError(Exception):
 class Answer:
     """One answer on its way: feed it pieces until it says that it is whole."""
 
-    __slots__ = ("_chunks", "_parts", "_raw", "_size", "_without_body", "headers", "reusable", "status")
+    __slots__ = ("_chunks", "_parts", "_raw", "_received", "_size", "_without_body", "headers", "reusable", "status")
 
     def __init__(self, *, without_body: bool = False) -> None:
         self._without_body = without_body  # the answer to HEAD
         self._raw = b""
         self._parts: list[bytes] = []
         self._size = 0  # bytes of the body still to come, or how its end will be known
+        self._received = 0  # where its end is not known before
         self._chunks: Chunks | None = None
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -60,7 +61,9 @@ class Answer:
                 return False
             status = self._read_head(raw[:end])
             raw = raw[end + 4 :]
-            if status == 101 or not 100 <= status <= 199:
+            if status == 101:
+                raise MalformedError("it switches to a protocol that nobody asked for")
+            if not 100 <= status <= 199:
                 break  # the others are notes in advance; the answer follows
         self.status = status
         self._raw = b""
@@ -120,6 +123,9 @@ class Answer:
             return whole
         if self._size == _UNTIL_CLOSED:
             self._parts.append(data)
+            self._received += len(data)
+            if self._received > LARGEST_BODY:
+                raise MalformedError(f"it is larger than {LARGEST_BODY} bytes")
             return False
         if len(data) > self._size:
             self.reusable = False  # bytes that nobody asked for
