@@ -17,6 +17,7 @@ import pytest
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import encode_line
 from tanuki_async.abc import Appended, Storage
+from tanuki_async.storage._files import lock, open_locked, translated
 from tanuki_async.storage.filesystem import FilesystemStorage
 
 NAME = "0123abcd/PATCHES"
@@ -217,6 +218,36 @@ async def test_a_newer_layout_is_left_alone(root: Path) -> None:
     (root / "format").write_text(json.dumps({"tanuki_async": 2}))
     with pytest.raises(StorageError, match="upgrade"):
         await FilesystemStorage(root).open()
+
+
+async def test_a_newer_layout_is_not_written_to_without_opening_either(root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / "format").write_text(json.dumps({"tanuki_async": 2}))
+    storage = FilesystemStorage(root)
+    with pytest.raises(StorageError, match="upgrade"):
+        await storage.append(NAME, [line(1)])
+    with pytest.raises(StorageError, match="upgrade"):
+        await storage.put("f/state", b"x", version=None)
+    await storage.aclose()
+    assert [path.name for path in root.iterdir()] == ["format"]
+
+
+async def test_a_directory_that_was_there_is_marked_with_its_layout(root: Path) -> None:
+    root.mkdir(parents=True)
+    storage = FilesystemStorage(root)
+    await storage.append(NAME, [line(1)])
+    await storage.aclose()
+    assert json.loads((root / "format").read_text()) == {"tanuki_async": 1}
+
+
+def test_a_lock_that_another_process_never_gives_back_is_not_waited_for_without_end(root: Path) -> None:
+    held = open_locked(root / "lock")
+    wanted = os.open(root / "lock", os.O_RDWR)
+    with pytest.raises(StorageError, match="another process"), translated("append to", root):
+        lock(wanted, seconds=0.02)
+    os.close(held)
+    lock(wanted, seconds=0.02)
+    os.close(wanted)
 
 
 async def test_a_foreign_format_file_is_left_alone(root: Path) -> None:

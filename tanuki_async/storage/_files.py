@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import itertools
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -21,12 +22,15 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: set TANUKI_LOG_DIR to a directory that can be written",
     errno.EACCES: "permission is missing: fix the rights, or set TANUKI_LOG_DIR to another directory",
     errno.EPERM: "permission is missing: fix the rights, or set TANUKI_LOG_DIR to another directory",
+    errno.ETIMEDOUT: "another process holds its lock and does not go on: end that one",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this machine",
     errno.ENOTDIR: "a file is where a directory should be: move it, or set TANUKI_LOG_DIR to another directory",
     errno.EISDIR: "a directory is where a file should be: move it away",
     errno.ENAMETOOLONG: "the path is too long: set TANUKI_LOG_DIR to a shorter one",
 }
+_LOCK_SECONDS = 30.0
+"""How long to wait for a lock: one that a stopped process holds must not keep this one from ending."""
 _serial = itertools.count()
 
 
@@ -79,11 +83,21 @@ def need_locks() -> None:
         )
 
 
-def lock(descriptor: int) -> None:
-    """Wait until no other process, thread or storage holds the lock of this open file."""
+def lock(descriptor: int, *, seconds: float = _LOCK_SECONDS) -> None:
+    """Wait until no other process, thread or storage holds the lock of this open file. TimeoutError where one does."""
     import fcntl  # here, as Windows has none
 
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    deadline, pause = time.monotonic() + seconds, 0.0005
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the lock is held") from None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.005)  # short, or a busy writer would always be first
+        else:
+            return
 
 
 def unlock(descriptor: int) -> None:

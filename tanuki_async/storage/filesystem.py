@@ -46,6 +46,7 @@ class FilesystemStorage(Storage):
         self._clock = clock
         self._mutex = threading.Lock()
         self._process = os.getpid()
+        self._understood = False  # whether this release may write here
         self._executor: ThreadPoolExecutor | None = None
         self._segments: dict[str, Segment] = {}
 
@@ -145,18 +146,24 @@ class FilesystemStorage(Storage):
         """Make the directory, and check that this release understands what is in it."""
         need_locks()
         mark = self.path / "format"
+        self._understood = False
         with translated("use", self.path):
             make_directory(self.path)
             try:
                 text = mark.read_bytes()
             except FileNotFoundError:
-                replace(mark, json.dumps({"tanuki_async": LAYOUT}).encode() + b"\n")
-                return
+                text = json.dumps({"tanuki_async": LAYOUT}).encode() + b"\n"
+                replace(mark, text)
         _check_layout(text, mark)
+        self._understood = True
+
+    def _prepare_if_needed(self) -> None:
+        """Prepare where nobody did, as for a default Tanuki, or the directory was deleted while in use."""
+        if not (self._understood and self.path.is_dir()):
+            self._prepare()
 
     def _append(self, name: str, lines: Sequence[bytes], latest: bool) -> tuple[Appended, Segment]:
-        if not self.path.is_dir():
-            self._prepare()  # deleted while in use
+        self._prepare_if_needed()
         segment = self._segment(name)
         return segment.append(lines, latest=latest), segment
 
@@ -179,8 +186,7 @@ class FilesystemStorage(Storage):
 
     @contextlib.contextmanager
     def _locked(self, doing: str, path: Path) -> Generator[None]:
-        if not self.path.is_dir():
-            self._prepare()
+        self._prepare_if_needed()
         with translated(doing, path), locked(self.path / "lock"):
             yield
 
