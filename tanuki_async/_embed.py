@@ -27,7 +27,8 @@ async def embed(desk: Desk, bound: Call) -> Any:
     text = input_text(desk, bound)
     size = tokens.estimate(text)
     # One model embeds everything: no other takes over, since vectors of two models cannot be compared.
-    (teacher,) = _route.fitting(desk.teachers[:1], size, function=desk.spec.name, largest=lambda: "the arguments", answer=1)
+    first, name = desk.teachers[:1], desk.spec.name
+    (teacher,) = _route.fitting(first, size, function=name, largest=lambda: "the arguments", answer=1)
     if desk.batcher is None:
         desk.batcher = Batcher(desk, teacher)
     deadline = asyncio.timeout(desk.options.timeout)

@@ -1,6 +1,6 @@
 """What may be a stub, and what a FunctionSpec says about it."""
 
-# ruff: noqa: B018, N805, PGH003, PIE790, RET501, RUF013, T201, UP007, UP045  # stubs as users write them, wrong ones too
+# ruff: noqa: B018, N805, PGH003, RET501, RUF013, T201, UP007, UP045  # stubs as users write them, wrong ones too
 
 from __future__ import annotations
 

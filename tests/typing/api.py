@@ -3,7 +3,7 @@
 `# type: ignore[code]` and `# pyright: ignore[rule]` mark lines that must fail: an ignore that is not needed is an error.
 """
 
-# ruff: noqa: PIE790  # pyright takes a stub of docstring and `...` only
+# pyright takes a stub of docstring and `...` only
 
 from __future__ import annotations
 
