@@ -95,7 +95,7 @@ def lock(descriptor: int, *, seconds: float = _LOCK_SECONDS) -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "the lock is held") from None
             time.sleep(pause)
-            pause = min(2 * pause, 0.005)  # short, or a busy writer would always be first
+            pause = min(2 * pause, 0.002)  # short, or a busy writer would always be first
         else:
             return
 
