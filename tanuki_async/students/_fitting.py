@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
-from random import Random
 from typing import Any, TypeAlias
 
 from tanuki_async._errors import SettingsError
@@ -81,7 +80,8 @@ class Rows:
     blocks: tuple[Block, ...]  # in the order of BLOCKS
     labels: Array
     outputs: list[JsonValue]
-    groups: list[list[int]]  # rows with like inputs; the last is the latest
+    group: Array  # of each row; rows with like inputs share one
+    latest: Array  # row of each group
     fields: list[str]
     most: int  # features kept per block, so that the parameters stay small
     least: int  # rows a feature must be in
@@ -162,18 +162,23 @@ def number(examples: Sequence[Pair]) -> Rows:
     places = {label: place for place, label in enumerate(sorted(outputs))}
     fields = list(dict.fromkeys(chain.from_iterable(inputs for inputs, _ in examples)))
     names = tuple(Index() for _ in BLOCKS)
-    found: list[tuple[Array, ...]] = []
-    groups: dict[bytes, list[int]] = {}
+    found = tuple(list[Array]() for _ in BLOCKS)  # three long lists: many small ones would keep the collector busy
+    groups: dict[bytes, int] = {}
+    group = np.empty(len(examples), dtype=int)
     for row, (inputs, _) in enumerate(examples):
-        found.append(_numbers(inputs, fields, names))
-        groups.setdefault(likeness(inputs), []).append(row)
+        for store, numbers in zip(found, _numbers(inputs, fields, names), strict=True):
+            store.append(numbers)
+        group[row] = groups.setdefault(likeness(inputs), len(groups))
+    latest = np.empty(len(groups), dtype=int)
+    latest[group] = np.arange(len(examples))
     if len(groups) < FOLDS:
         raise Unlearnable(f"only {len(groups)} inputs are really different; at least {FOLDS} are needed")
     return Rows(
-        blocks=tuple(_block(index, [ids[place] for ids in found]) for place, index in enumerate(names)),
+        blocks=tuple(_block(index, ids) for index, ids in zip(names, found, strict=True)),
         labels=np.array([places[label_of(output)] for _, output in examples]),
         outputs=[outputs[label] for label in places],
-        groups=list(groups.values()),
+        group=group,
+        latest=latest,
         fields=fields,
         most=min(MOST_FEATURES, int(0.7 * _format.LARGEST) // (4 * (len(outputs) + 1) + 24)) // len(BLOCKS),
         least=2 if len(examples) >= MANY_ROWS else 1,
@@ -208,16 +213,14 @@ def held_out(rows: Rows, *, seed: int, stopped: Callable[[], bool]) -> dict[int,
 
     folds = FOLDS if len(rows.labels) < MANY_ROWS else FEWER_FOLDS
     of_group = _fold_of_groups(rows, folds, seed)
-    of_row = np.empty(len(rows.labels), dtype=int)
-    for group, fold in zip(rows.groups, of_group, strict=True):
-        of_row[group] = fold
+    of_row = of_group[rows.group]
     answers: dict[int, tuple[int, float, float]] = {}
-    needed = math.ceil(ENOUGH_HELD_OUT * folds / len(rows.groups))
+    needed = math.ceil(ENOUGH_HELD_OUT * folds / len(rows.latest))
     for fold in range(min(folds, max(needed, 1))):
         if stopped():
             raise Unlearnable("the training was stopped")
         seen = np.flatnonzero(of_row != fold)
-        asked = np.array([group[-1] for group, its in zip(rows.groups, of_group, strict=True) if its == fold])
+        asked = rows.latest[of_group == fold]
         if not len(asked) or len(set(rows.labels[seen].tolist())) < 2:
             continue
         fitted = fit(rows, seen, seed)
@@ -232,15 +235,12 @@ def held_out(rows: Rows, *, seed: int, stopped: Callable[[], bool]) -> dict[int,
     return answers
 
 
-def _fold_of_groups(rows: Rows, folds: int, seed: int) -> list[int]:
+def _fold_of_groups(rows: Rows, folds: int, seed: int) -> Array:
     """Deal groups out at random, so that each fold gets its share of every label."""
-    random = Random(seed)
-    order = list(range(len(rows.groups)))
-    random.shuffle(order)
-    order.sort(key=lambda group: int(rows.labels[rows.groups[group][-1]]))
-    fold_of = [0] * len(order)
-    for place, group in enumerate(order):
-        fold_of[group] = place % folds
+    order = np.random.default_rng(seed).permutation(len(rows.latest))
+    order = order[np.argsort(rows.labels[rows.latest][order], kind="stable")]
+    fold_of = np.empty(len(order), dtype=int)
+    fold_of[order] = np.arange(len(order)) % folds
     return fold_of
 
 
