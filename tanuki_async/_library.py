@@ -83,7 +83,7 @@ class Library:
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._distiller = Distiller(storage, clock=clock, owner=owner)
         self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
-        self._saving = False
+        self._saving = self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def patches(self, spec: FunctionSpec) -> str:
@@ -135,6 +135,9 @@ class Library:
         await self._put_card(spec)
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        if self._closed:  # a reading that was begun before has ended now
+            work.close()
+            return
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -228,6 +231,7 @@ class Library:
 
     async def aclose(self) -> None:
         """Stop distilling and save the tallies."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:

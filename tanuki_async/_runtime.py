@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import contextlib
 import logging
+import os
 import weakref
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ class Tanuki:
         self._closing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._desks: weakref.WeakKeyDictionary[PatchedFunction, Desk] = weakref.WeakKeyDictionary()
+        self._process = os.getpid()
         self._keeper: AsyncGenerator[None, None] | None = None
         self._outer: Tanuki | None = None  # what the task that opened this one used before
         self._storage = make_storage(self.settings)
@@ -92,6 +95,7 @@ class Tanuki:
         try:
             await self._storage.open()
         except BaseException:
+            self._step_back()
             await self.aclose()
             raise
         return self
@@ -100,9 +104,12 @@ class Tanuki:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Write what is queued, then close. An error on the way is raised only if nothing else is."""
+        self._step_back()
+        await self.aclose()
+
+    def _step_back(self) -> None:
         _loops.restore(self, self._outer)
         self._outer = None
-        await self.aclose()
 
     def _start(self, *, default: bool) -> None:
         if self.loop is not None:
@@ -226,9 +233,18 @@ class Tanuki:
                 await desk.recall()
             desk.teach(example)
 
-    async def drain_elsewhere(self) -> None:
-        """Write what is queued on another loop than one's own, which is gone."""
-        await self._recorder.drain_elsewhere()
+    def close_at_exit(self) -> None:
+        """Write what is queued though the loop never ended: on that loop if a daemon thread runs it, else elsewhere."""
+        if self.loop is None or not self.loop.is_running() or self._process != os.getpid():
+            asyncio.run(self._recorder.drain_elsewhere())
+            return
+        closing = asyncio.run_coroutine_threadsafe(self.aclose(), self.loop)
+        try:
+            closing.result(self.settings.close_timeout)
+        except concurrent.futures.CancelledError:  # its loop ended because of this, and closed it as every loop does
+            pass
+        except Exception:  # the thread may be blocked; nothing may keep the interpreter from ending
+            logger.exception("a Tanuki on the loop of a daemon thread could not be closed")
 
     async def flush(self) -> None:
         """Wait until all recorded so far is durable. StorageError says why it cannot be."""
@@ -282,6 +298,6 @@ _open_now: set[Tanuki] = set()
 
 
 def _drain_leftovers() -> None:
-    """Write what loops left behind that were closed without an end (`loop.close()` with no shutdown)."""
+    """Write what loops left behind that were closed without an end (`loop.close()` with no shutdown), or still run."""
     for tanuki in list(_open_now):
-        asyncio.run(tanuki.drain_elsewhere())
+        tanuki.close_at_exit()

@@ -110,6 +110,14 @@ ENDINGS: dict[str, tuple[str, int]] = {
         ),
         4,
     ),
+    "a daemon's loop that never ends": (
+        (
+            "asked = threading.Event()\n"
+            "async def main():\n    await echo('x')\n    asked.set()\n    await asyncio.sleep(99)\n"
+            "threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()\nasked.wait()"
+        ),
+        0,
+    ),
     "a loop in a thread": (
         (
             "async def main():\n    await echo('x')\n"
@@ -153,6 +161,26 @@ async def test_nothing_is_lost_however_a_program_ends(
     assert found == {name: (code, ["x"]) for name, (_, code) in ENDINGS.items()}
     noise = {name: text for name, (_, text) in ended.items() if "tanuki" in text.lower().replace("tanuki_async as", "")}
     assert {name for name, text in noise.items() if "Exception ignored" in text or "never" in text} == set()
+
+
+async def test_a_daemons_loop_that_is_busy_at_the_end_is_closed_in_order(
+    environment: Path, subprocess_env: dict[str, str]
+) -> None:
+    script = """
+    asked = threading.Event()
+    async def main():
+        for number in range(10**6):
+            await echo(str(number))
+            if number == 100:
+                asked.set()
+    threading.Thread(target=asyncio.run, args=(main(),), daemon=True).start()
+    asked.wait()
+    """
+    code, complaints = await run_script(script, subprocess_env)
+
+    assert code == 0
+    assert "atexit" not in complaints
+    assert {str(number) for number in range(100)} < set(kept(environment))
 
 
 # The default one
@@ -504,6 +532,32 @@ async def test_a_user_client_stays_open(server: LoopbackServer, storage: MemoryS
         async with tanuki_for(server, storage, http_client=client):
             assert await echo("x") == "x"
         assert not client.is_closed
+
+
+async def test_one_that_cannot_be_opened_does_not_stay_the_one_of_this_task(
+    server: LoopbackServer, storage: MemoryStorage, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    async with tanuki_for(server, storage), tanuki_for(server, storage) as inner:
+        with pytest.raises(StorageError):
+            await tanuki_for(server, tmp_path / "file").__aenter__()
+        assert current() is inner
+
+
+async def test_a_closed_one_goes_on_reading_nothing(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(MemoryStorage):
+        async def scan(self, name: str, *, start: int = 0) -> AsyncIterator[list[bytes]]:
+            await asyncio.sleep(99)
+            yield []
+
+    monkeypatch.setattr("tanuki_async._library.RECALL_TIMEOUT", 0.05)
+    before = asyncio.all_tasks()
+    async with tanuki_for(server, Silent()):
+        call = asyncio.create_task(echo("x"))
+        await asyncio.sleep(0.01)
+        call.cancel()
+    await asyncio.sleep(0.1)
+    assert asyncio.all_tasks() == before
 
 
 async def test_an_open_one_leaves_no_task_behind(server: LoopbackServer, storage: MemoryStorage) -> None:
