@@ -21,6 +21,12 @@ class Limits:
     tokens_per_minute: float | None = None
     concurrency: int | None = None  # requests at once
 
+    def __post_init__(self) -> None:
+        """Refuse a limit of nothing: no call could ever end."""
+        for name in self.__slots__:
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"Limits({name}={value!r}) would let nothing through; None means no limit")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:

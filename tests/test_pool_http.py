@@ -345,6 +345,19 @@ async def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pyte
     await http.aclose()
 
 
+@pytest.mark.usefixtures("no_proxies")
+async def test_closing_while_the_way_is_looked_up_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
+    http = Connections()
+    async with RawServer([ok()]) as server:
+        call = asyncio.create_task(post(http, server.url))
+        await asyncio.sleep(0)
+        await http.aclose()
+        with pytest.raises(NotOpenError):
+            await call
+    assert server.connections == 0
+
+
 async def test_an_address_that_refuses_makes_way_for_the_next(
     http: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from tanuki_async._errors import NotOpenError
 from tanuki_async._pool.limits import Gate, Rate
+from tanuki_async._records import Limits
 from tanuki_async.testing import FakeClock
 
 
@@ -77,6 +79,20 @@ async def test_a_closed_gate_sends_all_away() -> None:
 def test_a_gate_without_places_makes_no_sense() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Gate(0)
+
+
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"requests_per_minute": 0.0}, {"tokens_per_minute": -1.0}])
+def test_a_limit_of_nothing_is_refused_rather_than_taken_for_none(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="None"):
+        Limits(**wrong)
+
+
+async def test_fewer_than_one_request_per_minute_is_a_limit_too() -> None:
+    clock = FakeClock(autojump=0)
+    rate = Rate(0.5, clock=clock)
+    await rate.spend(1)
+    await rate.spend(1)
+    assert clock.monotonic() == pytest.approx(120)
 
 
 async def test_a_rate_gives_a_minutes_worth_at_once_and_then_as_time_goes() -> None:

@@ -102,6 +102,7 @@ def test_a_body_that_does_not_unpack_is_malformed(body: bytes) -> None:
         b"SSH-2.0-OpenSSH_9.9\r\n",
         b"\x15\x03\x03\x00\x02\x02F",
         b"HTTP/2 200\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\n{}",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
         b"HTTP/1.1 20 OK\r\n\r\n",
         b"HTTP/1.1 2\xb2\xb2 OK\r\n\r\n",

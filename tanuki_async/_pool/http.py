@@ -96,7 +96,10 @@ class Connections:
 
     async def _route(self, url: str) -> Transport:
         target = split_url(url)
-        if self._client is None and proxies_are_named() and await asyncio.to_thread(wants_proxy, target):
+        proxied = self._client is None and proxies_are_named() and await asyncio.to_thread(wants_proxy, target)
+        if self._closed:  # meanwhile: what is opened now, nobody would close
+            raise NotOpenError("the connections were closed while a request was on its way")
+        if proxied:
             if self._proxied is None:
                 opening = asyncio.to_thread(_open_proxied, self._connect_seconds)  # loads much, and certificates
                 self._proxied = asyncio.create_task(opening, name="tanuki_async: open a client for proxies")

@@ -80,7 +80,7 @@ class Rate:
     def __init__(self, per_minute: float, *, clock: Clock = SYSTEM_CLOCK) -> None:
         if per_minute <= 0:
             raise ValueError(f"a limit per minute must be greater than 0, not {per_minute:g}")
-        self.burst = float(per_minute)
+        self.burst = max(float(per_minute), 1.0)  # what is less than one in a minute still comes in ones
         self._per_second = per_minute / 60
         self._clock = clock
         self._level = self.burst

@@ -55,6 +55,8 @@ class Answer:
             if end < 0:
                 if len(raw) > LARGEST_HEAD:
                     raise MalformedError("its headers never end")
+                if b"\n\n" in raw:
+                    raise MalformedError("its lines end without a carriage return")
                 if not b"HTTP/1.".startswith(raw[:7]):
                     raise MalformedError(f"it begins with {clip(repr(raw), 60)}")
                 self._raw = raw
