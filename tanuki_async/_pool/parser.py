@@ -8,7 +8,7 @@ from tanuki_async._errors import clip
 from tanuki_async._records import Reply
 
 LARGEST_HEAD = 256 * 1024
-LARGEST_BODY = 2**30
+LARGEST_BODY = 2**27
 
 _UNTIL_CLOSED = -1
 _CHUNKED = -2
