@@ -27,9 +27,7 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
     returns, its examples are durable; when it raises, nothing was recorded. AlignmentError names the file and line of
     an assert that cannot be learnt from, StorageError says why examples could not be kept.
     """
-    if not inspect.iscoroutinefunction(function):
-        name = getattr(function, "__name__", repr(function))
-        raise StubError(f"{name} is not a coroutine function; write `async def {name}(…):` below @tanuki.align")
+    _check(function)
     rewritten: list[Callable[..., Coroutine[Any, Any, R]]] = []  # once it was called
 
     @functools.wraps(function)
@@ -55,6 +53,17 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
 
     setattr(run, ATTRIBUTE, True)
     return run
+
+
+def _check(function: object) -> None:
+    name = getattr(function, "__name__", repr(function))
+    if isinstance(function, (classmethod, staticmethod)):
+        kind = type(function).__name__
+        raise StubError(f"{name} is a {kind} object: put @{kind} above @tanuki.align, not below it")
+    if not inspect.iscoroutinefunction(function):
+        raise StubError(f"{name} is not a coroutine function; write `async def {name}(…):` below @tanuki.align")
+    if hasattr(function, "__wrapped__"):  # its source is another function's, whose asserts do not run here
+        raise StubError(f"{name} is decorated below @tanuki.align; put @tanuki.align next to `async def`")
 
 
 def is_align(function: object) -> bool:

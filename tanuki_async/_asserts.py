@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
+from tanuki_async._codec.stub import definition
 from tanuki_async._errors import AlignmentError
 from tanuki_async._expect import Checks
 
@@ -54,17 +54,14 @@ def rewrite(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _parse(function: FunctionType) -> ast.AsyncFunctionDef:
     try:
-        lines, first = inspect.getsourcelines(function)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        found = definition(function)
     except (OSError, TypeError, SyntaxError) as error:
         raise AlignmentError(
             f"the source of {function.__qualname__}() cannot be read, and an align function is learnt from its "
             "source; put it into a file"
         ) from error
-    found = tree.body[0]
     if not isinstance(found, ast.AsyncFunctionDef):
         raise AlignmentError(f"{function.__qualname__}() is not an `async def` in its source")
-    ast.increment_lineno(tree, first - 1)
     found.decorator_list = []
     return found
 
@@ -85,7 +82,8 @@ def _compile(function: FunctionType, tree: ast.AsyncFunctionDef) -> CodeType:
     module = ast.fix_missing_locations(ast.Module(body=[outer], type_ignores=[]))
     flags = function.__code__.co_flags & _FUTURES
     compiled = compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
-    return next(code for code in _nested(compiled) if code.co_name == function.__code__.co_name)
+    name = function.__code__.co_name  # which the class around it, or what encloses both, may have too
+    return next(each for each in _nested(compiled) if each.co_name == name and each.co_flags & inspect.CO_COROUTINE)
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -461,6 +462,53 @@ def test_a_plain_def_is_refused() -> None:
 
         @tanuki.align
         def lesson() -> None: ...
+
+
+def test_decorators_in_the_wrong_order_are_refused() -> None:
+    async def lesson() -> None: ...
+
+    async def decorated() -> None: ...
+
+    functools.update_wrapper(decorated, lesson)
+
+    for wrong, told in ((staticmethod(lesson), "@staticmethod above"), (classmethod(lesson), "@classmethod above")):
+        with pytest.raises(StubError, match=told):
+            tanuki.align(wrong)  # type: ignore[arg-type]
+    for other in (decorated, tanuki.align(lesson), classify):
+        with pytest.raises(StubError, match="next to `async def`"):
+            tanuki.align(other)
+
+
+class Indented:
+    @tanuki.align
+    async def lesson(self) -> None:
+        assert await classify("""
+            a text over lines
+        and
+its end""") == "good"  # fmt: skip
+
+
+async def test_texts_over_several_lines_are_taught_as_they_are(opened: Tanuki, storage: MemoryStorage) -> None:
+    await Indented().lesson()
+
+    assert await taught(storage, classify) == [(["\n            a text over lines\n        and\nits end"], "good")]
+
+
+async def test_no_name_of_an_align_function_is_special(opened: Tanuki, storage: MemoryStorage) -> None:
+    @tanuki.align
+    async def enclosing() -> None:
+        assert await classify("a") == "good"
+
+    await enclosing()
+    await Class().Class()
+
+    assert await taught(storage, classify) == [(["a"], "good"), (["b"], "bad")]
+
+
+class Class:
+    @tanuki.align
+    async def Class(self) -> None:  # noqa: N802  # as its class
+        assert await classify("b") == "bad"
 
 
 async def test_a_function_without_source_is_refused(opened: Tanuki) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dis
 import inspect
-import textwrap
 from collections.abc import Callable, Coroutine
 from types import FunctionType
 from typing import Any, TypeGuard
@@ -73,13 +72,27 @@ def _kind(stub: object) -> str:
 def _is_written_as_stub(stub: FunctionType) -> bool:
     """Look at the source for what leaves no trace in bytecode: `return None`, `if False: …`, constants."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(stub)))
+        found = definition(stub)
     except (OSError, TypeError, SyntaxError):
         return True  # no source at hand: the bytecode has said that nothing happens
-    definition = tree.body[0]
-    if not isinstance(definition, ast.AsyncFunctionDef) or definition.name != stub.__name__:
+    if not isinstance(found, ast.AsyncFunctionDef) or found.name != stub.__name__:
         return True
-    return all(_is_empty(statement) for statement in definition.body)
+    return all(_is_empty(statement) for statement in found.body)
+
+
+def definition(function: FunctionType) -> ast.stmt:
+    """Parse the source of a function, with its own line numbers. Raises what inspect and ast raise.
+
+    An indented one is put below an `if`, never dedented: that would change the texts in it that span lines.
+    """
+    lines, first = inspect.getsourcelines(function)
+    source = "".join(lines)
+    indented = source[:1].isspace()
+    statement = ast.parse(f"if 1:\n{source}" if indented else source).body[0]
+    if isinstance(statement, ast.If):
+        statement = statement.body[0]
+    ast.increment_lineno(statement, first - 1 - indented)
+    return statement
 
 
 def _is_empty(statement: ast.stmt) -> bool:
