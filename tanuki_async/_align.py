@@ -43,6 +43,10 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
         token = aligning.set(session)
         try:
             result = await rewritten[0](*args, **kwargs)
+        except AssertionError as error:
+            if isinstance(session, Lesson):
+                session.explain(error)
+            raise
         finally:
             aligning.reset(token)
         if isinstance(session, Lesson):
@@ -58,7 +62,7 @@ def align(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Corou
 def _check(function: object) -> None:
     name = getattr(function, "__name__", repr(function))
     if isinstance(function, (classmethod, staticmethod)):
-        kind = type(function).__name__
+        kind = "classmethod" if isinstance(function, classmethod) else "staticmethod"
         raise StubError(f"{name} is a {kind} object: put @{kind} above @tanuki.align, not below it")
     if not inspect.iscoroutinefunction(function):
         raise StubError(f"{name} is not a coroutine function; write `async def {name}(…):` below @tanuki.align")

@@ -1,9 +1,9 @@
 """Rewrites the asserts of one function so that `is`, `not` and bare asserts can be learnt from too.
 
 Python gives a value no say in `is` and `not`. So the function is compiled once more from its source with
-`assert a == b` turned into `assert checks.equal(checks.mark(), a, b)` and so on; everything else, its globals, its
-closure and its line numbers, stays as it is. No code is executed to get there: the new code object is taken out of
-the compiled module and put into a function.
+`assert a == b` turned into `assert checks.equal(checks.mark(), a, b)` and so on, each in a `try` that tells when it
+is over; everything else, its globals, its closure and its line numbers, stays as it is. No code is executed to get
+there: the new code object is taken out of the compiled module and put into a function.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 class _Asserts(ast.NodeTransformer):
-    def visit_Assert(self, node: ast.Assert) -> ast.Assert:  # ast names its methods
+    def visit_Assert(self, node: ast.Assert) -> ast.Try:  # ast names its methods
+        done = ast.copy_location(ast.Expr(_call(node.test, "done", [])), node)
         node.test = _learnable(node.test)
-        return node
+        return ast.copy_location(ast.Try(body=[node], handlers=[], orelse=[], finalbody=[done]), node)
 
 
 def _learnable(test: ast.expr, *, negated: bool = False) -> ast.expr:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from tanuki_async._codec.describe import Call
 from tanuki_async._expect import place
 from tanuki_async._function import PatchedFunction
 from tanuki_async._runtime import current
@@ -31,18 +30,17 @@ class Exam:
         self.verdicts: list[Verdict] = []
         self._answers: list[Any] = []
 
-    @property
-    def made(self) -> int:
+    def mark(self) -> int:
         return len(self._answers)
 
-    async def ask(self, function: PatchedFunction, call: Call) -> Any:
-        answer = await current().answer(function, call)
+    async def ask(self, function: PatchedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        answer = await current().answer(function, function.spec.bind(args, kwargs))
         self._answers.append(answer)
         return answer
 
     def judge(self, mark: int, *, holds: bool, left: Any, right: Any) -> bool:
         """Note an assert that mentions an answer; any other is as true as Python says."""
-        if self.made == mark and not any(side is answer for side in (left, right) for answer in self._answers):
+        if self.mark() == mark and not any(side is answer for side in (left, right) for answer in self._answers):
             return holds
         turned = any(right is answer for answer in self._answers[mark:])
         actual, expected = (right, left) if turned else (left, right)

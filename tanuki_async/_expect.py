@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
+from tanuki_async._codec.bind import complaint_text
 from tanuki_async._codec.describe import Call
 from tanuki_async._errors import AlignmentError
 from tanuki_async._function import PatchedFunction
@@ -39,12 +41,11 @@ def refuse(why: str) -> NoReturn:
 class Session(Protocol):
     """One run of an align function, whether it teaches or is checked."""
 
-    @property
-    def made(self) -> int:
-        """How often a patched function was called until now."""
+    def mark(self) -> int:
+        """Remember where an assert begins."""
         ...
 
-    async def ask(self, function: PatchedFunction, call: Call) -> Any:
+    async def ask(self, function: PatchedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return what a patched function returns here."""
         ...
 
@@ -60,14 +61,22 @@ class Lesson:
         self.examples: list[tuple[PatchedFunction, Example]] = []
         self.pairs: list[tuple[PatchedFunction, Example, bool]] = []  # of embeddings: True where they are alike
         self._open: list[Expectation] = []  # asked for, and not compared with anything yet
-        self._made = 0
+        self._marks = 0
 
-    async def ask(self, function: PatchedFunction, call: Call) -> Any:
-        return self.expect(function, call)
+    def mark(self) -> int:
+        """Number the assert that begins; what is asked for in it, in tasks that it starts too, is known by that."""
+        self._marks += 1
+        _asserting.set(self._marks)
+        return self._marks
+
+    async def ask(self, function: PatchedFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if any(isinstance(each, Expectation) for each in (*args, *kwargs.values())):
+            refuse(f"an answer was passed on to {function.spec.name}()")
+        return self.expect(function, function.spec.bind(args, kwargs))
 
     def judge(self, mark: int, *, holds: bool, left: Any, right: Any) -> bool:
         """Refuse an assert in which an answer was lost; else it is as true as Python says."""
-        if self.left_since(mark):
+        if any(each.within == mark for each in self._open):
             refuse("an answer was used inside of a larger expression")
         return holds
 
@@ -75,20 +84,18 @@ class Lesson:
         """Stand in for the answer to `call`."""
         if reason := forbidden.get():
             refuse(f"an assert with {reason} cannot be learnt from")
-        self._made += 1
-        expectation = Expectation(self, function, call, self._made, asyncio.current_task())
+        expectation = Expectation(self, function, call, _asserting.get())
         self._open.append(expectation)
         return expectation
 
-    @property
-    def made(self) -> int:
-        """How many expectations there were until now."""
-        return self._made
-
-    def left_since(self, mark: int) -> bool:
-        """Tell whether this task asked for something after `mark` that nothing was compared with."""
-        task = asyncio.current_task()
-        return any(each.number > mark and each.task is task for each in self._open)
+    def explain(self, error: AssertionError) -> None:
+        """Add to an assert that failed as plain Python what may have been meant."""
+        if self._open:
+            names = ", ".join(sorted({f"{each.function.spec.name}()" for each in self._open}))
+            error.add_note(
+                f"{names} was asked and not compared with an answer; outside of the align function itself, "
+                "in helpers, an assert teaches by `==` only"
+            )
 
     def learn(self, expectation: Expectation, answer: Any) -> None:
         """Note that `answer` is right. AlignmentError where it does not fit the declared type."""
@@ -96,15 +103,16 @@ class Lesson:
         spec = function.spec
         if spec.embedding:
             refuse(f"{spec.name}() returns an embedding, which is compared with another embedding")
+        assert spec.wire is not None  # only embeddings have none
         try:
             value = spec.output.validate_python(answer)
-        except ValidationError as error:
-            reason = error.errors(include_url=False)[0]["msg"]
-            refuse(f"{answer!r} does not fit {spec.output_text}, which {spec.name}() returns: {reason}")
+            output = spec.wire.dump(value)
+            spec.wire.load(output)  # pydantic takes an instance of a model or dataclass as it is
+        except (ValidationError, PydanticSerializationError) as error:
+            refuse(f"{answer!r} does not fit {spec.output_text}, which {spec.name}() returns: {complaint_text(error)}")
         if value != answer:
             refuse(f"{answer!r} is not a {spec.output_text}, which {spec.name}() returns; its value would be {value!r}")
-        assert spec.wire is not None  # only embeddings have none
-        self.examples.append((function, _example(expectation.call, spec.wire.dump(value))))
+        self.examples.append((function, _example(expectation.call, output)))
         self._close(expectation)
 
     def learn_pair(self, left: Expectation, right: Expectation, *, alike: bool) -> None:
@@ -128,6 +136,9 @@ aligning: ContextVar[Session | None] = ContextVar("aligning", default=None)
 forbidden: ContextVar[str | None] = ContextVar("forbidden", default=None)
 """Why nothing can be learnt from the expression that is being evaluated."""
 
+_asserting: ContextVar[int] = ContextVar("asserting", default=0)
+"""The mark of the assert that is being evaluated, 0 outside of any."""
+
 
 def _parts(call: Call) -> tuple[list[Any], dict[str, Any]]:
     import json
@@ -145,10 +156,9 @@ def _example(call: Call, output: bytes) -> Example:
 class Expectation:
     """Stands for an answer. Comparing it with a value teaches that value; anything else is an AlignmentError."""
 
-    def __init__(
-        self, lesson: Lesson, function: PatchedFunction, call: Call, number: int, task: asyncio.Task[Any] | None
-    ) -> None:
-        self.lesson, self.function, self.call, self.number, self.task = lesson, function, call, number, task
+    def __init__(self, lesson: Lesson, function: PatchedFunction, call: Call, within: int) -> None:
+        self.lesson, self.function, self.call = lesson, function, call
+        self.within = within  # the mark of the assert that asked for it
 
     def __repr__(self) -> str:
         return f"<the answer of {self.function.spec.name}()>"
@@ -197,7 +207,12 @@ class Checks:
     def mark(self) -> int:
         """Remember where the assert begins."""
         session = aligning.get()
-        return session.made if session else 0
+        return session.mark() if session else 0
+
+    def done(self) -> None:
+        """Forget the assert, however it ended."""
+        forbidden.set(None)
+        _asserting.set(0)
 
     def equal(self, mark: int, left: Any, right: Any) -> bool:
         """`assert left == right`."""

@@ -96,9 +96,9 @@ def _patch(
 
     @functools.wraps(stub)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        bound = function.spec.bind(args, kwargs)
         if (session := aligning.get()) is not None:
-            return await session.ask(function, bound)
+            return await session.ask(function, args, kwargs)
+        bound = function.spec.bind(args, kwargs)
         return await current().answer(function, bound)
 
     setattr(call, ATTRIBUTE, function)

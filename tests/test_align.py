@@ -371,6 +371,26 @@ async def wrong_embedding_value() -> None:
 
 
 @tanuki.align
+async def wrong_instance() -> None:
+    assert await person("Ada") == Person.model_construct(name="Ada", born="never")
+
+
+@tanuki.align
+async def wrong_contents() -> None:
+    assert await point("here") == Point("left", 2)  # type: ignore[arg-type]
+
+
+@tanuki.align
+async def wrong_gathered() -> None:
+    assert len(await asyncio.gather(count("a"), count("b"))) == 2
+
+
+@tanuki.align
+async def wrong_passed_on() -> None:
+    assert await count(await classify("x")) == 1  # type: ignore[arg-type]
+
+
+@tanuki.align
 async def wrong_branch() -> None:
     if await is_spam("x"):
         assert await is_spam("y")
@@ -462,6 +482,49 @@ def test_a_plain_def_is_refused() -> None:
 
         @tanuki.align
         def lesson() -> None: ...
+
+
+async def test_an_assert_that_was_caught_leaves_nothing_behind(opened: Tanuki, storage: MemoryStorage) -> None:
+    @tanuki.align
+    async def lesson() -> None:
+        with contextlib.suppress(ValueError):
+            assert int("no number") > 3
+        assert await classify("a") == "good"
+
+    await lesson()
+
+    assert await taught(storage, classify) == [(["a"], "good")]
+
+
+async def test_an_assert_of_a_helper_that_python_decides_says_what_may_teach(opened: Tanuki) -> None:
+    async def helper() -> None:
+        assert await is_spam("a") is True
+
+    @tanuki.align
+    async def lesson() -> None:
+        await helper()
+
+    with pytest.raises(AssertionError) as caught:
+        await lesson()
+    assert "is_spam()" in caught.value.__notes__[0]
+
+
+async def test_asserts_in_tasks_at_once_do_not_mix(opened: Tanuki, storage: MemoryStorage) -> None:
+    async def slow(text: str) -> str:
+        await asyncio.sleep(0)
+        return text
+
+    @tanuki.align
+    async def lesson() -> None:
+        async def one(text: str) -> None:
+            assert await asyncio.gather(classify(text), slow(text)) == ["good", text]
+            assert await slow(text) == text
+
+        await asyncio.gather(*map(one, "abc"))
+
+    await lesson()
+
+    assert sorted(await taught(storage, classify)) == [(["a"], "good"), (["b"], "good"), (["c"], "good")]
 
 
 def test_decorators_in_the_wrong_order_are_refused() -> None:
