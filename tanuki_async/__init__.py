@@ -1,43 +1,55 @@
 """Typed async functions answered by language models, which get cheaper with use.
 
-import tanuki_async as tanuki
-
-@tanuki.patch
-async def classify(text: str) -> Literal["good", "bad"] | None:
-\"\"\"Classify the sentiment of a message, or None if it has none.\"\"\"
-...
+The public names, and the file behind each. A file is imported when one of its names is first used, so that importing
+the package, as its pytest plugin does in every run, costs next to nothing.
 """
 
-from tanuki_async._about import Description, Status, describe, distill, feedback, status
-from tanuki_async._align import align
-from tanuki_async._amap import amap
-from tanuki_async._codec.types import Embedding
-from tanuki_async._errors import (
-    AlignmentError,
-    AuthenticationError,
-    BudgetExceededError,
-    CallTimeoutError,
-    InputError,
-    NotOpenError,
-    OutputError,
-    PromptTooLongError,
-    ProviderError,
-    ProviderUnavailableError,
-    ProviderUnreachableError,
-    QuotaExceededError,
-    RateLimitedError,
-    RefusalError,
-    RequestRejectedError,
-    SettingsError,
-    StorageError,
-    StubError,
-    TanukiError,
-    UsageError,
-)
-from tanuki_async._patch import patch
-from tanuki_async._records import Example, Limits, Model, Usage
-from tanuki_async._runtime import Statistics, Tanuki, configure, flush
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from tanuki_async._version import __version__
+
+if TYPE_CHECKING:
+    from tanuki_async._about import Description, Status, describe, distill, feedback, status
+    from tanuki_async._align import align
+    from tanuki_async._amap import amap
+    from tanuki_async._codec.types import Embedding
+    from tanuki_async._errors import (
+        AlignmentError,
+        AuthenticationError,
+        BudgetExceededError,
+        CallTimeoutError,
+        InputError,
+        NotOpenError,
+        OutputError,
+        PromptTooLongError,
+        ProviderError,
+        ProviderUnavailableError,
+        ProviderUnreachableError,
+        QuotaExceededError,
+        RateLimitedError,
+        RefusalError,
+        RequestRejectedError,
+        SettingsError,
+        StorageError,
+        StubError,
+        TanukiError,
+        UsageError,
+    )
+    from tanuki_async._patch import patch
+    from tanuki_async._records import Example, Limits, Model, Usage
+    from tanuki_async._runtime import Statistics, Tanuki, configure, flush
+
+_BEHIND = {
+    "_about": ("Description", "Status", "describe", "distill", "feedback", "status"),
+    "_align": ("align",),
+    "_amap": ("amap",),
+    "_codec.types": ("Embedding",),
+    "_patch": ("patch",),
+    "_records": ("Example", "Limits", "Model", "Usage"),
+    "_runtime": ("Statistics", "Tanuki", "configure", "flush"),
+}  # all others are errors
+_PLACES = {name: place for place, names in _BEHIND.items() for name in names}
 
 __all__ = [
     "AlignmentError",
@@ -82,12 +94,16 @@ __all__ = [
 ]
 
 
-def _show_public_paths() -> None:
-    """Let a traceback name the public path of an error, not the file that we may move."""
-    for name in __all__:
-        public = globals()[name]
-        if isinstance(public, type) and issubclass(public, TanukiError):
-            public.__module__ = __name__
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name in ("abc", "testing"):
+        return import_module(f"{__name__}.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public: object = getattr(import_module(f"{__name__}.{_PLACES.get(name, '_errors')}"), name)
+    globals()[name] = public
+    return public
 
 
-_show_public_paths()
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -203,3 +203,13 @@ class BudgetExceededError(TanukiError):
 
 class StorageError(TanukiError):
     """Examples could not be read or written. Never raised from a patched call."""
+
+
+def _show_public_paths() -> None:
+    """Let a traceback name the public path of an error, not the file that we may move."""
+    for each in list(globals().values()):
+        if isinstance(each, type) and issubclass(each, TanukiError):
+            each.__module__ = "tanuki_async"
+
+
+_show_public_paths()

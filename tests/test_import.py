@@ -4,7 +4,6 @@ import importlib
 import pkgutil
 import subprocess
 import sys
-import types
 from collections.abc import Iterator
 
 import pytest
@@ -56,12 +55,17 @@ def test_importing_does_nothing(subprocess_env: dict[str, str]) -> None:
 def test_the_face_is_a_sorted_list_of_what_is_there() -> None:
     names = tanuki_async.__all__
     assert list(names) == sorted(names)
-    public = {
-        name
-        for name, value in vars(tanuki_async).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    assert public | {"__version__"} == set(names)
+    for name in names:
+        assert getattr(tanuki_async, name) is not None
+    assert {name for places in tanuki_async._BEHIND.values() for name in places} <= set(names)
+    assert set(names) <= set(dir(tanuki_async))
+    with pytest.raises(AttributeError, match="no attribute 'path'"):
+        tanuki_async.path  # noqa: B018
+
+
+def test_importing_the_library_loads_no_file_that_is_not_needed(subprocess_env: dict[str, str]) -> None:
+    code = "import sys, tanuki_async; print(sorted(each for each in sys.modules if each.startswith('tanuki_async')))"
+    assert python(code, subprocess_env) == "['tanuki_async', 'tanuki_async._version']"
 
 
 @pytest.mark.parametrize("name", ["abc", "testing"])
