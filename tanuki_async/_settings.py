@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,9 +74,8 @@ class Settings:
                 raise SettingsError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
         _check_students(self.student_model)
         _check_shares(self)
-        for provider in self.providers:
-            if not isinstance(provider, Provider):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-                raise SettingsError(f"providers must be Provider instances, not {provider!r}")
+        _check_providers(self.providers)
+        _check_limits(self.limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,27 @@ class Options:
             raise SettingsError(f"distill_after counts examples and must be 1 or more, not {self.distill_after!r}")
         if self.match is not None and not callable(self.match):
             raise SettingsError(f"match is a function of two values that tells whether they agree, not {self.match!r}")
+        for name in ("ignore_finetune_fetching", "ignore_finetuning", "ignore_data_storage"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} is True or False, not {getattr(self, name)!r}")
         _check_students(self.student_model)
         _check_shares(self)
+
+
+def _check_providers(providers: object) -> None:
+    if not isinstance(providers, Sequence):
+        raise SettingsError(f"providers is a list of Provider instances, not {providers!r}")
+    for provider in cast(Sequence[object], providers):
+        if not isinstance(provider, Provider):
+            raise SettingsError(f"providers must be Provider instances, not {provider!r}")
+
+
+def _check_limits(limits: object) -> None:
+    of_each = cast(Mapping[object, object], limits).values() if isinstance(limits, Mapping) else [limits]
+    if not isinstance(limits, Mapping) or not all(isinstance(each, Limits) for each in of_each):
+        raise SettingsError(
+            f"limits are Limits by provider name, such as {{'openai': Limits(concurrency=64)}}, not {limits!r}"
+        )
 
 
 def _check_students(choice: object) -> None:
@@ -141,7 +160,7 @@ def _check_numbers(of: Settings | Options, *names: str, whole: bool = False) -> 
 
 def _check_shares(of: Settings | Options) -> None:
     for name in ("min_agreement", "audit_rate"):
-        if getattr(of, name) is not None:
+        if getattr(of, name) is not None or isinstance(of, Settings):
             _check_numbers(of, name)
             if not 0 <= getattr(of, name) <= 1:
                 raise SettingsError(f"{name} is a share between 0 and 1, not {getattr(of, name)!r}")
@@ -181,6 +200,8 @@ def generation_params(given: Mapping[str, Any] | GenerationParams | None) -> Gen
     """Check sampler settings by name and kind of value."""
     if given is None or isinstance(given, GenerationParams):
         return given or GenerationParams()
+    if not isinstance(given, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+        raise SettingsError(f"generation_params is a dict such as {{'temperature': 0}}, not {given!r}")
     known = [each.name for each in dataclasses.fields(GenerationParams)]
     checked: dict[str, Any] = {}
     for name, value in given.items():
@@ -194,13 +215,15 @@ def _checked_param(name: str, value: Any) -> Any:
     if value is None:
         return None
     if name == "stop":
-        stops = (value,) if isinstance(value, str) else tuple(value)
+        stops: tuple[Any, ...] = tuple(cast(Sequence[Any], value)) if isinstance(value, (list, tuple)) else (value,)
         if all(isinstance(each, str) for each in stops):
             return stops
         raise SettingsError(f"generation parameter 'stop' is a string or a list of strings, not {value!r}")
     whole = name in ("max_new_tokens", "seed")
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         raise SettingsError(f"generation parameter {name!r} is {'an integer' if whole else 'a number'}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"generation parameter {name!r} is a finite number, not {value!r}")
     if name == "max_new_tokens" and value < 1:
         raise SettingsError(f"generation parameter 'max_new_tokens' must be 1 or more, not {value!r}")
     return value

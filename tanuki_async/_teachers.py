@@ -28,6 +28,10 @@ class Teachers:
         for provider in settings.providers:
             if self._providers.setdefault(provider.name, provider) is not provider:
                 raise SettingsError(f"two providers are called {provider.name!r}; give one of them another `name=`")
+        known = [*BUILT_IN, *self._providers]
+        for name in settings.limits:
+            if name not in known:
+                raise SettingsError(f"limits for {name!r}, but no provider is called that{nearest(name, known)}")
 
     def of(self, options: Options, *, embedding: bool) -> tuple[Teacher, ...]:
         """Return who may answer a function, in order of preference."""

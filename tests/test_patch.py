@@ -14,10 +14,10 @@ from _spine import last_user_turn, recorded, settings_for, tanuki_for
 from pydantic import BaseModel, Field
 
 import tanuki_async as tanuki
-from tanuki_async import InputError, Model, NotOpenError, SettingsError, StubError, Tanuki, UsageError
+from tanuki_async import InputError, Limits, Model, NotOpenError, SettingsError, StubError, Tanuki, UsageError
 from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.storage.memory import MemoryStorage
-from tanuki_async.testing import LoopbackServer
+from tanuki_async.testing import FakeProvider, LoopbackServer
 from tanuki_async.testing.answers import ChatRequest
 
 
@@ -417,6 +417,10 @@ BAD_KEYWORDS: list[tuple[dict[str, Any], str]] = [
     ({"generation_params": {"max_new_tokens": 0}}, "1 or more"),
     ({"generation_params": {"seed": 1.5}}, "'seed' is an integer"),
     ({"generation_params": {"stop": [1]}}, "'stop' is a string or a list of strings"),
+    ({"generation_params": {"stop": 1}}, "'stop' is a string or a list of strings"),
+    ({"generation_params": {"temperature": float("nan")}}, "finite"),
+    ({"generation_params": 0.5}, "generation_params is a dict"),
+    ({"ignore_finetuning": "no"}, "True or False"),
 ]
 
 
@@ -623,6 +627,11 @@ async def test_two_providers_of_one_name_are_refused(server: LoopbackServer, sto
         ({"queue_bytes": -1}, "queue_bytes must be greater than 0"),
         ({"audit_rate": 1.5}, "between 0 and 1"),
         ({"providers": ["openai"]}, "Provider instances"),
+        ({"providers": FakeProvider()}, "a list of Provider instances"),
+        ({"limits": Limits(concurrency=3)}, "Limits by provider name"),
+        ({"limits": {"openai": 3}}, "Limits by provider name"),
+        ({"limits": {"opnai": Limits(concurrency=3)}}, "did you mean 'openai'"),
+        ({"min_agreement": None}, "min_agreement is a number"),
         ({"storage": "mongodb://x"}, "of no known kind"),
         ({"storage": 3}, "storage is a directory"),
         ({"close_timeout": "1"}, "close_timeout is a number"),
