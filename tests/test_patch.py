@@ -6,7 +6,7 @@ import functools
 import inspect
 import pickle
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import _postponed
 import pytest
@@ -167,6 +167,42 @@ async def test_methods_are_bound_and_self_stays_here(
     assert not any("self" in str(r.body) or "secret" in str(r.body) for r in server.requests)
     assert [r["args"] for r in await recorded(storage, Clerk.greet)] == [[{"name": "Ada"}]]
     assert [r["args"] for r in await recorded(storage, Clerk.title)] == [[2]]
+
+
+class Vault(BaseModel):
+    code: str
+
+    @tanuki.patch
+    async def typed(self: "Vault", text: str) -> int:
+        """Count."""
+        ...
+
+    @tanuki.patch
+    async def own(self: Self, text: str) -> int:
+        """Count."""
+        ...
+
+    @classmethod
+    @tanuki.patch
+    async def of_class(cls: "type[Vault]", text: str) -> int:
+        """Count."""
+        ...
+
+    @staticmethod
+    @tanuki.patch
+    async def label(cls: Literal["a", "b"]) -> int:
+        """Count."""
+        ...
+
+
+async def test_self_and_cls_stay_here_with_a_type_too(opened: Tanuki, server: LoopbackServer) -> None:
+    server.put(*['{"value":1}'] * 4)
+
+    for f in (Vault(code="secret").typed, Vault(code="secret").own, Vault.of_class):
+        assert await f("x") == 1
+        assert last_user_turn(server) == '{"text":"x"}'
+    assert await Vault.label("a") == 1
+    assert last_user_turn(server) == '{"cls":"a"}'
 
 
 async def test_arguments_of_every_kind_are_sent_by_name_and_recorded_by_place(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
-from typing import Annotated, Any, Literal, cast
+from types import FunctionType, SimpleNamespace
+from typing import Annotated, Any, Literal, cast, get_origin
 
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -99,18 +99,34 @@ def _read(function: FunctionType, names: Namespace) -> tuple[str | None, list[Wr
         if parameter.annotation is parameter.empty:
             name = parameter.name
             raise StubError(f"{function.__qualname__}(): parameter {name!r} has no type: write `{name}: …`")
-    hints = hints_of(function, names)
+    hints = hints_of(_without(function, receiver), names)
     written = [_written(item, hints[item.name]) for item in (parameters[1:] if receiver else parameters)]
     return receiver, written, hints["return"]
 
 
 def _receiver(function: FunctionType, parameters: Sequence[inspect.Parameter]) -> str | None:
-    """Return `self` or `cls` where the first parameter is one: without a type, in the body of a class."""
+    """Return `self` or `cls` where the first parameter is one, in the body of a class; its own type may be written."""
     outer = function.__qualname__.rpartition(".")[0]
     if not parameters or not outer or outer.endswith("<locals>"):
         return None
     first = parameters[0]
-    return first.name if first.name in _RECEIVERS and first.annotation is first.empty else None
+    if first.name == "cls" and first.annotation is not first.empty and not _is_of_class(first.annotation):
+        return None  # a static method's own argument
+    return first.name if first.name in _RECEIVERS else None
+
+
+def _is_of_class(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return annotation.strip("'\"").partition("[")[0].rpartition(".")[2].lower() == "type"
+    return annotation is type or get_origin(annotation) is type
+
+
+def _without(function: FunctionType, receiver: str | None) -> Any:
+    """Return what has the annotations of a function, but not that of self or cls: it may name the class around it."""
+    if receiver not in function.__annotations__:
+        return function
+    kept = {name: hint for name, hint in function.__annotations__.items() if name != receiver}
+    return SimpleNamespace(__annotations__=kept, __globals__=function.__globals__, __qualname__=function.__qualname__)
 
 
 def _written(parameter: inspect.Parameter, annotation: Any) -> Written:
