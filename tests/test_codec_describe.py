@@ -260,7 +260,7 @@ class Service:
     @staticmethod
     async def static(x: int) -> int: ...
 
-    async def odd(self: Any, x: int) -> int: ...
+    async def typed(self: Any, x: int) -> int: ...
 
     class Inner:
         async def deep(cls, x: int) -> int: ...
@@ -271,7 +271,7 @@ def test_self_and_cls_are_no_parameters() -> None:
     assert describe(Service.method).qualname == "Service.method"
     assert describe(Service.static).signature == "def static(x: int) -> int"
     assert describe(Service.Inner.deep).signature == "def deep(x: int) -> int"
-    assert [item.name for item in describe(Service.odd).parameters] == ["self", "x"]
+    assert [item.name for item in describe(Service.typed).parameters] == ["x"]
     assert describe(Service.method).bind((Service(), 3), {}).values == {"x": 3}
 
 
