@@ -6,6 +6,7 @@ import functools
 import inspect
 import pickle
 from collections.abc import AsyncIterator
+from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
 import _postponed
@@ -416,6 +417,18 @@ def test_types_that_cannot_travel_are_refused() -> None:
         @tanuki.patch
         async def f(text: str) -> tanuki.Embedding[str]: ...
 
+    def literal_bytes() -> None:
+        @tanuki.patch
+        async def f(text: str) -> Literal[b"x"]: ...
+
+    def opaque_members() -> None:
+        things = Enum("things", {"A": object()})
+
+        @tanuki.patch
+        async def f(text: str) -> things: ...  # type: ignore[valid-type]
+
+    assert "write a Literal of texts" in refused(literal_bytes)
+    assert "enum's value" in refused(opaque_members)
     assert "f(): the type of what it returns cannot be used" in refused(function_result)
     assert "annotate each" in refused(unknown_class)
     assert "the default of 'n' does not fit" in refused(bad_default)

@@ -34,6 +34,15 @@ class Colour(Enum):
     BLUE = "blue"
 
 
+class Corner(Enum):
+    LEFT = (0, 0)
+    RIGHT = (1, 0)
+
+
+class Holiday(Enum):
+    NEW_YEAR = date(2026, 1, 1)
+
+
 class Level(IntEnum):
     LOW = 1
     HIGH = 2
@@ -215,6 +224,11 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     "Annotated list": (Annotated[list[int], Field(min_length=1)], [1], [1]),
     "Optional": (Optional[int], 3, 3),  # noqa: UP045
     "Optional, None": (Optional[int], None, None),  # noqa: UP045
+    "Enum of tuple": (Corner, Corner.RIGHT, [1, 0]),
+    "Enum of date": (Holiday, Holiday.NEW_YEAR, "2026-01-01"),
+    "Literal of Enum": (Literal[Colour.RED, "other"], Colour.RED, "red"),
+    "Literal of IntEnum": (Literal[Level.HIGH], Level.HIGH, 2),
+    "union of bytes and str": (bytes | str, "a b", "a b"),
     "Optional Literal": (Literal["good", "bad"] | None, None, None),
     "Union": (Union[int, str], "4", "4"),  # noqa: UP007
     "Union of classes": (int | list[str] | Point, Point(1, 2), {"x": 1, "y": 2}),
@@ -315,7 +329,7 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     ),
     "Any": (Any, {"a": [1, None]}, {"a": [1, None]}),
 }
-OPEN = {"list, bare", "dict, bare", "Any"}
+OPEN = {"list, bare", "dict, bare", "Any", "Enum of tuple"}
 """What a strict schema cannot say."""
 
 

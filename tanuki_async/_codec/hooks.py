@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import Any, cast
@@ -54,6 +55,19 @@ class Encoded:
 
     def _validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
         return value.encode() if isinstance(value, str) and info.mode == "python" else value
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """Takes enum members by the JSON of their values, where pydantic takes them by the Python values only."""
+
+    by_json: tuple[tuple[bytes, enum.Enum], ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        return dict(self.by_json).get(to_json(value), value) if info.mode == "json" else value
 
 
 @dataclass(frozen=True, slots=True)

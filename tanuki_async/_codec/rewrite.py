@@ -9,12 +9,14 @@ import enum
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import NoneType
 from typing import Annotated, Any, ForwardRef, Literal, NotRequired, Required, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from tanuki_async._codec.hints import (
     Namespace,
@@ -37,6 +39,7 @@ from tanuki_async._codec.hooks import (
     EmbeddingMarker,
     Encoded,
     Field,
+    Members,
     Ordered,
 )
 from tanuki_async._errors import StubError
@@ -48,7 +51,8 @@ _READ_AS: dict[Any, Any] = {
     collections.abc.MutableSequence: list,
     collections.abc.MutableSet: set,
 }
-_OPAQUE = frozenset({Literal, typing.ClassVar, get_origin(Callable[[], None]), type})
+_OPAQUE = frozenset({typing.ClassVar, get_origin(Callable[[], None]), type})
+_JSON_SCALARS = (str, int, float, bool, NoneType)
 _SETS: tuple[Any, ...] = (set, frozenset, collections.abc.Set)
 
 
@@ -69,6 +73,8 @@ class Rewriter:
         if isinstance(annotation, type) and not get_args(annotation):
             return self._class(annotation, ())
         origin = get_origin(annotation)
+        if origin is Literal:
+            return _literal(annotation)
         if origin is None or origin in _OPAQUE:
             return annotation
         if is_bare(annotation, origin):
@@ -88,7 +94,8 @@ class Rewriter:
 
     def _alias(self, annotation: Any, origin: Any) -> Any:
         arguments = get_args(annotation)
-        rewritten = tuple(self.rewrite(argument) for argument in arguments)
+        plain = (str, bytes) if str in arguments else ()  # beside str, a str is no bytes
+        rewritten = tuple(each if each in plain else self.rewrite(each) for each in arguments)
         if members(annotation) is not None:
             return annotation if rewritten == arguments else Union[rewritten]  # noqa: UP007
         if origin in _READ_AS or origin in _SETS:
@@ -106,6 +113,8 @@ class Rewriter:
     def _class(self, cls: Any, arguments: tuple[Any, ...]) -> Any:
         if cls in _READ_AS or cls in _SETS:
             return self._ordered(_READ_AS.get(cls, cls), ())
+        if issubclass(cls, enum.Enum) and not all(type(each.value) in _JSON_SCALARS for each in cls):
+            return Annotated[cls, _members(cls)]
         if _is_known(cls):
             return cls
         key = (cls, arguments)
@@ -207,6 +216,21 @@ class Rewriter:
         if config := getattr(cls, "__pydantic_config__", None):
             clone.__pydantic_config__ = config
         return clone
+
+
+def _literal(annotation: Any) -> Any:
+    values = get_args(annotation)
+    if any(isinstance(value, bytes) for value in values):
+        raise StubError("a Literal of bytes has no JSON; write a Literal of texts")
+    enumerated = [value for value in values if isinstance(value, enum.Enum)]
+    return Annotated[annotation, _members(enumerated)] if enumerated else annotation
+
+
+def _members(enumerated: Iterable[enum.Enum]) -> Members:
+    try:
+        return Members(tuple((to_json(each.value), each) for each in enumerated))
+    except PydanticSerializationError as error:
+        raise StubError(f"an enum's value cannot be written as JSON: {error}") from error
 
 
 def _same_fields(hints: dict[str, Any], fields: dict[str, Any]) -> bool:
