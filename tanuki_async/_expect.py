@@ -33,9 +33,9 @@ def place() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def refuse(why: str) -> NoReturn:
+def refuse(why: str, instead: str = HOW) -> NoReturn:
     """Raise AlignmentError for the line that is running."""
-    raise AlignmentError(f"{why}; {HOW}", *place())
+    raise AlignmentError(f"{why}; {instead}" if instead else why, *place())
 
 
 class Session(Protocol):
@@ -104,14 +104,15 @@ class Lesson:
         if spec.embedding:
             refuse(f"{spec.name}() returns an embedding, which is compared with another embedding")
         assert spec.wire is not None  # only embeddings have none
+        wanted = f"{spec.output_text}, which {spec.name}() returns"
         try:
             value = spec.output.validate_python(answer)
             output = spec.wire.dump(value)
             spec.wire.load(output)  # pydantic takes an instance of a model or dataclass as it is
         except (ValidationError, PydanticSerializationError) as error:
-            refuse(f"{answer!r} does not fit {spec.output_text}, which {spec.name}() returns: {complaint_text(error)}")
+            refuse(f"{answer!r} does not fit {wanted}: {complaint_text(error)}", "")
         if value != answer:
-            refuse(f"{answer!r} is not a {spec.output_text}, which {spec.name}() returns; its value would be {value!r}")
+            refuse(f"{answer!r} is no {wanted}", f"write {value!r}")
         self.examples.append((function, _example(expectation.call, output)))
         self._close(expectation)
 

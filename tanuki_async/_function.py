@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,10 +40,13 @@ class PatchedFunction:
         return f"<patched {getattr(self.stub, '__qualname__', self.stub)}>"
 
 
-def patched(function: Callable[..., Any]) -> PatchedFunction:
+def patched(function: object) -> PatchedFunction:
     """Return what `@patch` attached to a function or bound method."""
     found = getattr(function, ATTRIBUTE, None)
     if isinstance(found, PatchedFunction):
         return found
     name = getattr(function, "__qualname__", repr(function))
+    if inspect.iscoroutine(function):
+        function.close()
+        raise UsageError(f"{name}(…) is a call; give the function itself, {name}")
     raise UsageError(f"{name} is not a patched function; decorate it with @tanuki.patch")

@@ -408,6 +408,7 @@ async def test_what_cannot_be_learnt_names_file_and_line(opened: Tanuki, storage
     assert caught.value.file == __file__
     assert caught.value.line in (first + 2, first + 3)
     assert f"{__file__}:{caught.value.line}" in str(caught.value)
+    assert ("does not fit" in str(caught.value)) != ("write " in str(caught.value))
     assert await storage.names() == []
 
 

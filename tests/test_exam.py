@@ -116,6 +116,19 @@ async def test_the_command_names_what_it_cannot_find(tmp_path: Path, subprocess_
     assert (status, "no module 'no_such_file'" in err) == (1, True)
 
 
+async def test_the_command_finds_what_is_imported_while_it_runs(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    (tmp_path / "late.py").write_text("from lesson_file import classify\n")
+    (tmp_path / "early.py").write_text(
+        "import tanuki_async as tanuki\n"
+        "@tanuki.align\nasync def lesson():\n    import late\n    assert await late.classify('x') == 'good'\n"
+    )
+    environment = {**subprocess_env, "PYTHONSAFEPATH": "1"}  # as for the installed command
+
+    status, _, err = await run(tmp_path, environment, "tanuki_async", "eval", "early", "--json")
+
+    assert status == 0, err
+
+
 async def test_pytest_judges_align_functions_on_request(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     options = ("-p", "tanuki_async.testing.plugin", "-o", "asyncio_mode=auto", "-q", "lesson_file.py")
     plain = {name: each for name, each in subprocess_env.items() if not name.startswith("PYTEST")}

@@ -721,6 +721,8 @@ def test_describe_refuses_what_is_not_patched() -> None:
     for other in (f, len, 3):
         with pytest.raises(UsageError, match=r"@tanuki\.patch"):
             tanuki.describe(other)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"classify\(…\) is a call; give the function itself"):
+        tanuki.describe(classify("x"))  # type: ignore[arg-type]
 
 
 async def test_a_field_as_a_default_checks_the_argument(opened: Tanuki, server: LoopbackServer) -> None:

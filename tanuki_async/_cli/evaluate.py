@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,8 @@ def run(options: argparse.Namespace) -> None:
     """Judge every assert; AnswersDifferError where one does not hold."""
     if not options.json:
         extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
-    verdicts = asyncio.run(_judge(align_functions(options.module), options.dir or "memory:"))
+    with _importable(str(Path.cwd())):  # also for what is imported while an align function runs
+        verdicts = asyncio.run(_judge(align_functions(options.module), options.dir or "memory:"))
     if options.json:
         print(json.dumps([_document(each) for each in verdicts], indent=2, ensure_ascii=False))
     else:
@@ -49,18 +51,24 @@ def run(options: argparse.Namespace) -> None:
         raise AnswersDifferError(f"{wrong} of {len(verdicts)} answers differ from what was expected")
 
 
+@contextlib.contextmanager
+def _importable(directory: str) -> Generator[None]:
+    sys.path.insert(0, directory)
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
+
+
 def align_functions(place: str) -> list[AlignFunction]:
-    """Import a module, also from the working directory, and return its align functions without parameters."""
+    """Import a module and return its align functions without parameters."""
     module_name, _, only = place.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"there is no module {error.name!r}; give it as in an import, such as 'package.module'"
         ) from error
-    finally:
-        sys.path.pop(0)
     found = {name: each for name, each in vars(module).items() if is_align(each)}
     if only and only not in found:
         raise UsageError(f"{module_name} has no align function {only!r} without parameters; it has: {_listed(found)}")
