@@ -198,7 +198,30 @@ class OutputError(TanukiError, TypeError):
 
 
 class BudgetExceededError(TanukiError):
-    """The next call would cost more than was allowed."""
+    """The next request would cost more than was allowed; it was not sent.
+
+    `what` is what is limited: usd, tokens or requests; `whose` the function or Tanuki that the budget belongs to.
+    `spent` includes what requests on their way may cost, `needed` is what this one may. `resets` is None or a date.
+    """
+
+    def __init__(
+        self, function: str, whose: str, what: str, limit: float, spent: float, needed: float, resets: str | None = None
+    ) -> None:
+        super().__init__(function, whose, what, limit, spent, needed, resets)
+        self.function, self.whose, self.what = function, whose, what
+        self.limit, self.spent, self.needed, self.resets = limit, spent, needed, resets
+
+    def __str__(self) -> str:
+        limit, spent, needed = (
+            f"${each:,.6g}" if self.what == "usd" else f"{each:,.0f} {self.what}"
+            for each in (self.limit, self.spent, self.needed)
+        )
+        when = f"it starts again at {self.resets}" if self.resets else "it never starts again by itself"
+        return (
+            f"{self.function}() was not sent: the budget of {self.whose} is {limit}{' a day' if self.resets else ''}, "
+            f"{spent} are spent or on their way, and this request may cost {needed}; {when}. Raise `budget=`, wait, "
+            "or lower `generation_params={'max_new_tokens': …}`, which bounds what a request may cost"
+        )
 
 
 class StorageError(TanukiError):

@@ -29,6 +29,32 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much may be spent, per UTC day or for life. Several limits, and several budgets, hold at once.
+
+    `usd` is in US dollars, `tokens` counts input and output together, `requests` what is sent to a provider: repairs,
+    audits and hedges too, but not the pool's retries. A student that runs in this process costs nothing.
+    """
+
+    usd: float | None = None
+    tokens: int | None = None
+    requests: int | None = None
+    per: Literal["day", "life"] = "life"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hedge:
+    """Send a request once more when it takes longer than most, and take the first answer that fits.
+
+    `after` is the share of this function's latest requests that were faster, between 0 and 1; `share` the largest
+    part of all requests that may be sent twice.
+    """
+
+    after: float = 0.95
+    share: float = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One model of one provider: what it can do and what it costs.
 

@@ -11,11 +11,31 @@ from tanuki_async._errors import StorageError
 from tanuki_async._records import Model, Usage
 
 
+LIFE = "life"
+"""The period that never ends; all others are UTC days, such as `"2026-11-23"`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What went out in some period. `usd` is in US dollars; tokens are those of input and output together."""
+
+    usd: float = 0.0
+    tokens: int = 0
+    requests: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.usd + other.usd, self.tokens + other.tokens, self.requests + other.requests)
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(self.usd - other.usd, self.tokens - other.tokens, self.requests - other.requests)
+
+
 @dataclass(slots=True, kw_only=True)
 class Tally:
     """Counts since some moment. Two tallies add up; unknown costs stay visible as `unpriced` requests.
 
-    `cost` is in US dollars. `teacher` counts calls that a teacher answered, audits not among them.
+    `cost` is in US dollars. `teacher` counts calls that a teacher answered, audits not among them. `spent` is there
+    only where a budget is: its life, and the latest day.
     """
 
     teacher: int = 0
@@ -24,10 +44,13 @@ class Tally:
     failed: int = 0
     repaired: int = 0
     audits: int = 0
+    hedged: int = 0  # requests that were sent a second time because the first took long
+    cached: int = 0  # calls answered from what was kept, or by another call's answer; not counted in `teacher`
     cost: float = 0.0
     audit_cost: float = 0.0
     unpriced: int = 0
     usage: dict[str, Usage] = field(default_factory=dict[str, Usage])  # by model
+    spent: dict[str, Spent] = field(default_factory=dict[str, Spent])  # by period
 
     def spend(self, model: Model, usage: Usage, *, audit: bool = False) -> None:
         """Count what a request used."""
@@ -42,14 +65,30 @@ class Tally:
         else:
             self.cost += cost
 
+    def count(self, day: str, amount: Spent) -> None:
+        """Count what a budget pays for, in its life and on that day; earlier days are forgotten."""
+        for period in (LIFE, day):
+            self.spent[period] = self.spent.get(period, Spent()) + amount
+        self._forget_old_days()
+
+    def _forget_old_days(self) -> None:
+        if len(self.spent) > 2:
+            latest = max(period for period in self.spent if period != LIFE)
+            self.spent = {period: amount for period, amount in self.spent.items() if period in (LIFE, latest)}
+
     def add(self, other: Tally) -> None:
         """Add another tally to this one."""
-        for name in ("teacher", "student", "deferred", "failed", "repaired", "audits", "unpriced"):
+        for name in (
+            "teacher", "student", "deferred", "failed", "repaired", "audits", "hedged", "cached", "unpriced",
+        ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.cost += other.cost
         self.audit_cost += other.audit_cost
         for model, usage in other.usage.items():
             self.usage[model] = self.usage.get(model, Usage()) + usage
+        for period, amount in other.spent.items():
+            self.spent[period] = self.spent.get(period, Spent()) + amount
+        self._forget_old_days()
 
     def take(self) -> Tally:
         """Return a copy and begin anew from zero."""
@@ -75,7 +114,7 @@ class Tally:
         return self.student * self.cost / self.teacher - self.audit_cost
 
     def __bool__(self) -> bool:
-        return bool(self.teacher or self.student or self.failed or self.audits or self.usage)
+        return bool(self.teacher or self.student or self.failed or self.audits or self.cached or self.usage or self.spent)
 
     def to_json(self) -> bytes:
         """Write the tally as a small JSON document."""
@@ -87,6 +126,8 @@ class Tally:
         try:
             document: Mapping[str, Any] = json.loads(text)
             usage = {model: Usage(**counts) for model, counts in document["usage"].items()}
-            return cls(**{key: value for key, value in document.items() if key not in ("v", "usage")}, usage=usage)
+            spent = {period: Spent(**amounts) for period, amounts in document.get("spent", {}).items()}
+            counts = {key: value for key, value in document.items() if key not in ("v", "usage", "spent")}
+            return cls(**counts, usage=usage, spent=spent)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StorageError(f"not a tally: {error!r}") from error

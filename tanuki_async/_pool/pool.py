@@ -27,15 +27,17 @@ CONCURRENCY = 1_000
 class Progress:
     """What one call is waiting for and what it has tried, so that a timeout can tell.
 
-    `deadline`, on the pool's clock, keeps the pool from waiting for a retry that would come too late.
+    `deadline`, on the pool's clock, keeps the pool from waiting for a retry that would come too late. `sent_at`, on
+    the same clock, is when the exchange began that is on its way or has ended well; None while nothing is sent.
     """
 
-    __slots__ = ("deadline", "tried", "waiting_for")
+    __slots__ = ("deadline", "sent_at", "tried", "waiting_for")
 
     def __init__(self, deadline: float | None = None) -> None:
         self.waiting_for = "its turn"
         self.tried: list[str] = []
         self.deadline = deadline
+        self.sent_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +209,7 @@ class Pool:
             try:
                 return await self._attempt(account, once, tokens, model, progress)
             except ProviderError as error:
+                progress.sent_at = None
                 progress.tried.append(f"{_what(error)} after {self._clock.monotonic() - started:.1f} s")
                 raise
 
@@ -250,6 +253,7 @@ class Pool:
         try:
             account.requests += 1
             progress.waiting_for = account.waits_for_answer
+            progress.sent_at = self._clock.monotonic()
             return await once()
         except TanukiError:
             raise
