@@ -18,7 +18,7 @@ from tanuki_async._codec.hints import Namespace, Unresolved, hints_of
 from tanuki_async._codec.render import Renderer, tidy
 from tanuki_async._codec.schema import Wire, wire
 from tanuki_async._codec.stub import check_stub
-from tanuki_async._codec.types import adapter_of, embedding_of, is_closed
+from tanuki_async._codec.types import adapter_of, embedding_of, is_closed, items_of
 from tanuki_async._errors import InputError, StubError
 from tanuki_async._records import JsonValue
 
@@ -42,6 +42,7 @@ class FunctionSpec:
     output_text: str
     wire: Wire | None  # None for an embedding
     embedding: Literal["numpy", "list"] | None
+    streams: bool  # yields the items of its answer, which is a list
     closed: bool  # answers come from a short list, or are sets of such
     _binder: Binder = field(repr=False)
 
@@ -69,8 +70,9 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
     doc = tidy(function.__doc__ or "")
     renderer = Renderer(names, canonical=False)
     signature = signature_text(function.__name__, written, returned, renderer)
-    embedding = _embedding(function, returned)
-    output = _adapter(function, "what it returns", list[float] if embedding else returned, names)
+    embedding, items = _embedding(function, returned), _items(function, returned)
+    answer = list[float] if embedding else returned if items is None else list[items]
+    output = _adapter(function, "what it returns", answer, names)
     parameters = tuple(_parameter(function, item, renderer, names) for item in written)
     return FunctionSpec(
         name=function.__name__,
@@ -84,6 +86,7 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
         output_text=renderer.text(returned),
         wire=None if embedding else _wire(function, output),
         embedding=embedding,
+        streams=items is not None,
         closed=is_closed(returned),
         _binder=_binder(function, signature, parameters, receiver),
     )
@@ -145,6 +148,13 @@ def _written(parameter: inspect.Parameter, annotation: Any) -> Written:
 def _embedding(function: FunctionType, returned: Any) -> Literal["numpy", "list"] | None:
     try:
         return embedding_of(returned)
+    except StubError as error:
+        raise StubError(f"{function.__qualname__}() {error}") from error
+
+
+def _items(function: FunctionType, returned: Any) -> Any:
+    try:
+        return items_of(returned)
     except StubError as error:
         raise StubError(f"{function.__qualname__}() {error}") from error
 

@@ -70,7 +70,7 @@ def _tolerant(wire: Wire, text: str, complaint: Exception) -> Parsed | Complaint
                 complaint = error  # rather about the JSON that is there than about the prose around it
         else:
             return Parsed(value, output, repaired=True)
-    return _complain(wire, text, complaint)
+    return complain(wire, text, complaint)
 
 
 def _candidates(wire: Wire, text: str) -> Iterator[str]:
@@ -150,7 +150,8 @@ def _replacement(found: re.Match[str]) -> str:
     return "" if found["comma"] else found[0]
 
 
-def _complain(wire: Wire, text: str, error: Exception) -> Complaint:
+def complain(wire: Wire, text: str, error: Exception) -> Complaint:
+    """Say why an answer does not fit, in words for the model that gave it."""
     if not text.strip():
         problems = ["the answer is empty"]
     elif isinstance(error, ValidationError) and not _is_syntax(error):

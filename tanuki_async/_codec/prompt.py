@@ -92,6 +92,27 @@ def repair(turns: Sequence[Turn], answer: str, complaint: str) -> tuple[Turn, ..
     return (*turns, Turn("assistant", clip(answer, SHOWN_ANSWER) or "null"), Turn("user", told))
 
 
+def resume(turn: Turn, accepted: Sequence[str], complaint: str) -> tuple[Turn, ...]:
+    """Ask for the rest of a list of which the first items, `accepted` in their wire form, have been taken already."""
+    count = len(accepted)
+    shown: list[str] = []
+    room = SHOWN_ANSWER
+    for item in reversed(accepted):
+        room -= len(item) + 1
+        if room < 0 and shown:
+            break
+        shown.append(clip(item, SHOWN_ANSWER))
+    last = f"the last {len(shown)} are" if len(shown) < count else "they are"
+    told = (
+        f"The first {count} items of that list are accepted; {last} shown above. After them the answer went wrong:\n"
+        f"{complaint}\n"
+        "Answer again, in the same form, with the items that come after these only: the list goes on where it stopped. "
+        "If nothing is missing, answer with an empty list."
+    )
+    answer = '{"value":[' + ",".join(reversed(shown)) + "]}"
+    return (turn, Turn("assistant", answer), Turn("user", told))
+
+
 def training_line(spec: Spec, example: Example) -> bytes:
     """Render one example as a line of chat fine-tuning data: the messages that a live call would have."""
     user, assistant = _pair(spec, example)

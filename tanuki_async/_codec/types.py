@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
@@ -23,6 +24,7 @@ Embedding: TypeAlias = Annotated[T, EmbeddingMarker()]
 CLOSED_INTEGERS = 1000
 """How many values a bounded int may have and still be a label."""
 
+_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 _NO_JSON = ("callable", "is-subclass", "generator")
 
 # Records must be JSON that reads back to the same value: no NaN, and bytes that need not be text.
@@ -76,6 +78,20 @@ def embedding_of(annotation: Any) -> Literal["numpy", "list"] | None:
         f"cannot return Embedding[{getattr(inner, '__name__', inner)}]: "
         "write `-> Embedding[np.ndarray]` or `-> Embedding[list[float]]`"
     )
+
+
+def items_of(annotation: Any) -> Any:
+    """Return the T of a return annotation `AsyncIterator[T]`, or None. StubError for what is nearly that."""
+    while is_alias_type(annotation):
+        annotation = annotation.__value__
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    origin = get_origin(inner) or inner
+    if origin not in _STREAMS:
+        return None
+    arguments = get_args(inner)
+    if origin is not AsyncIterator or not arguments or inner is not annotation:
+        raise StubError("cannot return this: for a stream of items write `-> AsyncIterator[T]`, and nothing around it")
+    return arguments[0]
 
 
 def is_closed(annotation: Any) -> bool:
