@@ -53,7 +53,7 @@ class Teachers:
             if name not in BUILT_IN:
                 known = sorted({*BUILT_IN, *self._providers})
                 raise SettingsError(
-                    f"no provider is called {name!r}{nearest(name, known)}. For another server pass "
+                    f"no provider is called {name!r}{nearest(name, known)}; for another server pass "
                     "`Tanuki(providers=[OpenAICompatible(base_url, name=…)])`"
                 )
             module, kind = BUILT_IN[name]
