@@ -6,14 +6,15 @@ Each class's docstrings are its contract; the suites in `tests/contracts/` check
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from tanuki_async._errors import RequestRejectedError
 from tanuki_async._records import Completion, JsonValue, Limits, Model, Reply, Request, Usage
 
-__all__ = ["Appended", "Http", "Lease", "Provider", "Storage", "Student", "Versioned"]
+__all__ = ["Appended", "Http", "Lease", "Provider", "Storage", "Streamed", "Student", "Versioned"]
 
 
 class Http(Protocol):
@@ -26,6 +27,24 @@ class Http(Protocol):
         caller's cancellation ends it, and closes the connection it used.
         """
         ...
+
+    def stream(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AbstractAsyncContextManager[Streamed]:
+        """Exchange one request for an answer that is read as it comes, whatever its status.
+
+        Raises, while it is read too, what `send` raises. Leaving before the end closes the connection.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """One HTTP answer whose body is on its way. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
 
 
 class Provider(ABC):
@@ -50,6 +69,15 @@ class Provider(ABC):
         Raises RefusalError for a refusal and a RateLimitedError with `retry_after` in seconds where told. An answer
         that was cut off is a Completion with `truncated` set.
         """
+
+    async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:
+        """Ask once, and yield the text of the answer as it comes, in pieces; last of all, its Completion.
+
+        Raises as `complete` does, at any point. By default the whole text is one piece, for servers that do not stream.
+        """
+        completion = await self.complete(request, http)
+        yield completion.text
+        yield completion
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order."""

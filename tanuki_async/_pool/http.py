@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from tanuki_async._errors import NotOpenError, ProviderUnreachableError, Setting
 from tanuki_async._pool.names import shared
 from tanuki_async._pool.wire import CONNECT_SECONDS, Direct, Target, split_url
 from tanuki_async._records import Reply
+from tanuki_async.abc import Streamed
 
 
 class Transport(Protocol):
@@ -24,6 +25,12 @@ class Transport(Protocol):
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
         """Exchange one request for one whole answer."""
+        ...
+
+    def stream(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> AbstractAsyncContextManager[Streamed]:
+        """Exchange one request for an answer that is read as it comes."""
         ...
 
     async def aclose(self) -> None:
@@ -68,6 +75,26 @@ class Connections:
         except ProviderUnreachableError as error:
             if self._closed:
                 raise NotOpenError("the connections were closed while a request was on its way") from error
+            raise
+        finally:
+            self._in_flight -= 1
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None
+    ) -> AsyncGenerator[Streamed]:
+        """Exchange one request for an answer that is read as it comes. Leaving before its end closes the connection."""
+        if self._closed or self._loop is not asyncio.get_running_loop():
+            self._open()
+        transport = self._routes.get(url) or await self._route(url)
+        self._in_flight += 1
+        self._sent += 1
+        try:
+            async with transport.stream(method, url, headers, body) as answer:
+                yield answer
+        except ProviderUnreachableError as error:
+            if self._closed:
+                raise NotOpenError("the connections were closed while an answer was on its way") from error
             raise
         finally:
             self._in_flight -= 1
@@ -132,6 +159,21 @@ class Lent:
                 raise
             raise ours from error
         return Reply(status=response.status_code, headers=dict(response.headers), body=response.content)
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> AsyncGenerator[Streamed]:
+        """Exchange one request for an answer that is read as it comes."""
+        plain = {**headers, "accept-encoding": "identity"}
+        try:
+            async with self._client.stream(method, url, headers=plain, content=body) as response:
+                yield Streamed(response.status_code, dict(response.headers), response.aiter_bytes())
+        except Exception as error:  # as in `send`; what the reader raises itself is none of theirs, and goes on
+            ours = self._translated(error)
+            if ours is None:
+                raise
+            raise ours from error
 
     async def aclose(self) -> None:
         """Close the client if it is ours."""

@@ -72,6 +72,21 @@ class Answer:
         self._frame()
         return self._feed_body(raw)
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of the body that have come and were not taken."""
+        return len(self._chunks.body) if self._chunks else sum(map(len, self._parts))
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last time, as it was sent, for whoever reads it in pieces."""
+        if self._chunks:
+            piece = bytes(self._chunks.body)
+            self._chunks.body.clear()
+        else:
+            piece = b"".join(self._parts)
+            self._parts.clear()
+        return piece
+
     def reply(self) -> Reply:
         """The whole answer, its body decompressed."""
         body = bytes(self._chunks.body) if self._chunks else b"".join(self._parts)

@@ -10,22 +10,26 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._pool.flow import Flow
 from tanuki_async._pool.limits import Gate
 from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.parser import Answer, MalformedError
 from tanuki_async._records import Reply
+from tanuki_async.abc import Streamed
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
 ADDRESS_SECONDS = 2.0  # for one address of a host that has several
 CONNECTING_AT_ONCE = 100  # a thousand in one round would stop the loop for a fifth of a second
 _KNOWN_URLS = 512
+_PACKED, _PLAIN = "accept-encoding: gzip\r\n", "accept-encoding: identity\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def split_url(url: str) -> Target:
     plain = url.isascii() and url.isprintable() and " " not in url
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
         raise SettingsError(f"{clip(url)!r} is not an absolute http or https URL")
-    start = f" {path} HTTP/1.1\r\nhost: {shown}\r\naccept-encoding: gzip\r\n"
+    start = f" {path} HTTP/1.1\r\nhost: {shown}\r\n{_PACKED}"
     return Target(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), start)
 
 
@@ -93,6 +97,46 @@ class Direct:
             return await self._exchange(connection, target, request, bodiless)
         except _CutError as error:
             raise _unreachable(target, error) from error
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> AsyncGenerator[Streamed]:
+        """Exchange one request for an answer that is read as it comes. Closes the connection unless read to its end."""
+        target = self._targets.get(url) or self._learn(url)
+        plain = replace(target, start=target.start.replace(_PACKED, _PLAIN))
+        connection = await self._begin(target, _encode(method, plain, headers, body))
+        flow = connection.flow
+        assert flow is not None
+        try:
+            yield Streamed(flow.answer.status, flow.answer.headers, flow)
+        except _CutError as error:
+            raise _unreachable(target, error) from error
+        except MalformedError as error:
+            raise _malformed(target, error) from error
+        finally:
+            connection.flow = None
+            if flow.release() and not connection.lost and not self._closed:
+                self._keep(connection, target)
+            else:
+                connection.transport.abort()
+
+    async def _begin(self, target: Target, request: bytes) -> Connection:
+        """Send a request and wait for the head of its answer."""
+        connection = self._take(target)
+        while True:
+            fresh = connection is None
+            connection = connection or await self._connect(target)
+            try:
+                await connection.begin(request)
+            except _CutError as error:
+                if fresh or error.begun:
+                    raise _unreachable(target, error) from error
+                connection = None  # it was closed while it was idle: a new one will do
+            except MalformedError as error:
+                raise _malformed(target, error) from error
+            else:
+                return connection
 
     async def aclose(self) -> None:
         """Close all connections. Requests that are still running fail."""
@@ -140,8 +184,7 @@ class Direct:
             reply = answer.reply()
         except MalformedError as error:
             connection.transport.abort()
-            where = f"{target.host}:{target.port}"
-            raise ProviderUnreachableError(f"what {where} sent is not a valid HTTP answer: {error}") from error
+            raise _malformed(target, error) from error
         if answer.reusable and not connection.lost and not self._closed:
             self._keep(connection, target)
         else:
@@ -197,6 +240,8 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._waiter: asyncio.Future[Answer] | None = None
         self._answer = Answer()
+        self.flow: Flow | None = None
+        """The answer, while it is one that is read in pieces."""
         self.transport: Any = None
         self.lost = False
         self.row: dict[Connection, float] = {}
@@ -217,12 +262,28 @@ class Connection(asyncio.Protocol):
         finally:
             self._waiter = None
 
+    async def begin(self, request: bytes) -> None:
+        """Send one request and wait for the head of its answer; the rest comes through `flow`."""
+        if self.lost:
+            raise _CutError(begun=False, cause=None)
+        self.flow = Flow(self.transport, lambda begun, cause: _CutError(begun=begun, cause=cause))
+        try:
+            self.transport.write(request)
+            await self.flow.head()
+        except BaseException:
+            self.flow = None
+            self.transport.abort()
+            raise
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self._owner.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
+        if self.flow is not None and not self.flow.ended:
+            self.flow.fed(data)
+            return
         if waiter is None or waiter.done():
             self.lost = True  # nobody asked: this must not be taken for the answer to the next request
             self.transport.abort()
@@ -237,6 +298,8 @@ class Connection(asyncio.Protocol):
         self.lost = True
         self._owner.connections.discard(self)
         self.row.pop(self, None)
+        if self.flow is not None:
+            self.flow.lost(exc)
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
@@ -258,6 +321,11 @@ def _unreachable(target: Target, error: _CutError) -> ProviderUnreachableError:
     when = "before its answer was whole" if error.begun else "without an answer"
     why = f": {clip(str(error.cause))}" if error.cause else ""
     return ProviderUnreachableError(f"{target.host}:{target.port} closed the connection {when}{why}")
+
+
+def _malformed(target: Target, error: MalformedError) -> ProviderUnreachableError:
+    where = f"{target.host}:{target.port}"
+    return ProviderUnreachableError(f"what {where} sent is not a valid HTTP answer: {error}")
 
 
 class _Request(bytes):
