@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sized
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from tanuki_async._errors import InputError, UsageError
@@ -29,7 +29,7 @@ def amap(
     ordered: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool | Progress | None = None,
-) -> AsyncIterator[R]: ...
+) -> AsyncGenerator[R]: ...
 
 
 @overload
@@ -41,7 +41,7 @@ def amap(
     ordered: bool = True,
     on_error: Literal["return"],
     progress: bool | Progress | None = None,
-) -> AsyncIterator[R | Exception]: ...
+) -> AsyncGenerator[R | Exception]: ...
 
 
 def amap(
@@ -52,7 +52,7 @@ def amap(
     ordered: bool = True,
     on_error: Literal["raise", "return", "skip"] = "raise",
     progress: bool | Progress | None = None,
-) -> AsyncIterator[R | Exception]:
+) -> AsyncGenerator[R | Exception]:
     """Call `f` for each item and yield the results as they are asked for.
 
     For a function of one parameter an item is that argument; for several, a mapping is spread over the parameters'
@@ -61,7 +61,7 @@ def amap(
     `ordered=False` yields whatever is ready first. A failed call raises here, or with `on_error="return"` its error is
     yielded in its place, or with `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli`
     extra); a callable gets the number of calls done and failed. Leaving the loop early cancels the calls that run;
-    `aclose()` waits for them. An asynchronous generator of items is closed, too.
+    `aclose()`, or `async with contextlib.aclosing(…)`, waits for them and closes an asynchronous generator of items.
     """
     whole = cast(object, concurrency)
     if whole is not None and (not isinstance(whole, int) or whole < 1):
@@ -75,7 +75,7 @@ def amap(
     return _run(window, on_error, _reporter(progress, items))
 
 
-async def _run(window: _Window, on_error: str, report: Reporter) -> AsyncIterator[Any]:
+async def _run(window: _Window, on_error: str, report: Reporter) -> AsyncGenerator[Any]:
     done = failed = 0
     with report:
         try:

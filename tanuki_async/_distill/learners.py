@@ -78,7 +78,7 @@ class LocalLearner:
                 "the answer is not closed: a local student can learn Literal, Enum, bool, bounded int, None, "
                 "unions and sets of these"
             )
-        if find_spec("sklearn") is None:
+        if not _installed("sklearn"):
             return "scikit-learn is not installed: pip install 'tanuki_async[local]'"
         return None
 
@@ -102,6 +102,13 @@ class LocalLearner:
 
     def load(self, parameters: bytes) -> Student:
         return local_student.LocalStudent.load(parameters)
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # an import hook refuses it, or it was taken out of sys.modules by None
+        return False
 
 
 def local_learners() -> dict[str, Learner]:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, assert_type
 
@@ -138,7 +138,7 @@ tanuki.align(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentT
 
 
 async def many() -> None:
-    assert_type(tanuki.amap(bare, ["a", "b"]), AsyncIterator[Mood | None])
+    assert_type(tanuki.amap(bare, ["a", "b"]), AsyncGenerator[Mood | None, None])
     async for mood in tanuki.amap(bare, ["a", "b"], concurrency=4, ordered=False, on_error="skip", progress=True):
         assert_type(mood, Mood | None)
     async for number in tanuki.amap(called, ["a"], on_error="return"):
