@@ -291,11 +291,15 @@ def test_a_server_in_a_thread_serves_a_program_without_a_loop() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "tanuki-loopback"]
 
 
-async def test_a_server_in_a_thread_tells_when_requests_came(client: httpx.AsyncClient) -> None:
-    with LoopbackServer.in_thread("x") as server:
-        asking = asyncio.create_task(ask(client, server))
-        await server.wait_requests(1)
-        await asking
+def test_a_server_in_a_thread_tells_when_requests_came() -> None:
+    async def story(server: LoopbackServer) -> None:
+        async with httpx.AsyncClient() as client:
+            asking = asyncio.create_task(ask(client, server))
+            await server.wait_requests(1)
+            await asking
+
+    with LoopbackServer.in_thread("x") as server:  # outside of a loop, which starting a thread would block
+        asyncio.run(story(server))
 
 
 async def test_the_log_of_requests_can_be_bounded(client: httpx.AsyncClient) -> None:
