@@ -243,7 +243,36 @@ async def test_what_is_not_json_is_refused(client: httpx.AsyncClient) -> None:
     async with LoopbackServer("x") as server:
         answer = await client.post(f"{server.url}/chat/completions", content=b"{")
         assert answer.status_code == 400
+
+
+async def test_a_stream_is_sent_in_chunks_as_openai_does(client: httpx.AsyncClient) -> None:
+    async with LoopbackServer("an answer of some length") as server:
+        answer = await ask(client, server, stream=True, stream_options={"include_usage": True})
+        *events, last = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+        chunks = [json.loads(event) for event in events]
+    assert last == "[DONE]"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks[:-1]]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert [delta.get("content") for delta in deltas[1:]] == ["an answer of", " some length", None]
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]["completion_tokens"]) == ([], 6)
+
+
+async def test_a_server_may_refuse_to_stream(client: httpx.AsyncClient) -> None:
+    async with LoopbackServer("x", streams=False) as server:
         assert (await ask(client, server, stream=True)).json()["error"]["param"] == "stream"
+
+
+async def test_texts_that_come_one_by_one_are_one_answer_where_no_stream_is_asked_for(
+    client: httpx.AsyncClient,
+) -> None:
+    async def answer(_: ChatRequest) -> AsyncIterator[str]:
+        yield "a"
+        yield "b"
+
+    async with LoopbackServer(answer) as server:
+        assert (await ask(client, server)).json()["choices"][0]["message"]["content"] == "ab"
 
 
 async def test_a_strict_server_refuses_as_openai_would(client: httpx.AsyncClient) -> None:

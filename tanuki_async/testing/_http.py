@@ -203,10 +203,28 @@ class HttpConnection(asyncio.Protocol):
         if self._current is None:
             self._hand_over()
 
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Answer the current request with a body that comes in chunks: `chunk`, as often as needed, then `end`."""
+        fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        self.write(_status_line(status) + f"{fields}transfer-encoding: chunked\r\n\r\n".encode("latin-1"))
+
+    def chunk(self, data: bytes) -> None:
+        """Send a part of the body."""
+        self.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def end(self) -> None:
+        """End the body, and go on with the next request."""
+        self.write(b"0\r\n\r\n")
+        self._next()
+
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer the current request, and go on with the next."""
         keep_alive = self._current is None or self._current.keep_alive
         self.write(encode_response(status, headers, body, keep_alive=keep_alive))
+        self._next()
+
+    def _next(self) -> None:
+        keep_alive = self._current is None or self._current.keep_alive
         self._current = None
         self.on_lost = None
         if keep_alive:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from tanuki_async._records import Usage
 from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, count_usage, tokens
 
 DEFAULT_MODELS = ("gpt-6-luna", "gpt-6.1-terra", "gpt-6.1-sol", "text-embedding-3-small", "text-embedding-3-large")
@@ -58,17 +59,22 @@ def write_chat(request: ChatRequest, answer: Answer, number: int) -> bytes:
             "created": CREATED,
             "model": request.model,
             "choices": [choice],
-            "usage": {
-                "prompt_tokens": usage.input_tokens,
-                "completion_tokens": usage.output_tokens,
-                "total_tokens": usage.input_tokens + usage.output_tokens,
-                "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
-                "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": 0},
-            },
+            "usage": usage_fields(usage),
             "service_tier": "default",
             "system_fingerprint": None,
         }
     )
+
+
+def usage_fields(usage: Usage) -> dict[str, Any]:
+    """Write what an answer used."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens, "audio_tokens": 0},
+    }
 
 
 def write_embeddings(request: EmbeddingRequest, vectors: Sequence[Sequence[float]]) -> bytes:

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
@@ -16,6 +16,7 @@ from tanuki_async._records import JsonValue, Reply
 from tanuki_async.testing import _openai
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
+from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
 from tanuki_async.testing.answers import (
     ChatRequest,
@@ -38,12 +39,14 @@ class LoopbackServer:
 
     `answer` tells what a chat is answered: a callable (plain or async) that gets the ChatRequest, a list or iterator
     of answers, or one answer for all. An answer is text (the content), another JSON value (encoded, in the envelope
-    the request's schema wants), an `Answer`, a `Fault`, or a `Reply` of raw HTTP. Without one, it is the plainest
-    value that fits the schema. `embedding` is the same for embeddings: it gets an EmbeddingRequest and returns
-    vectors; by default they come from the words of a text.
+    the request's schema wants), an `Answer`, a `Fault`, a `Reply` of raw HTTP, or an asynchronous iterator of texts:
+    for a request that streams, each is sent as soon as it is there, and a `Fault` among them ends the answer. Without
+    one, it is the plainest value that fits the schema. `embedding` is the same for embeddings: it gets an
+    EmbeddingRequest and returns vectors; by default they come from the words of a text.
 
-    `strict` answers 400 where OpenAI would. `latency` is in seconds. What goes wrong in an answerer is answered 400,
-    so that no client tries again, and raised when the server closes.
+    `strict` answers 400 where OpenAI would; without `streams` a request for a stream is one. `latency` is in seconds,
+    as is the `pause` between two pieces of a stream. What goes wrong in an answerer is answered 400, so that no client
+    tries again, and raised when the server closes.
     """
 
     def __init__(
@@ -52,6 +55,8 @@ class LoopbackServer:
         *,
         embedding: object = _UNSET,
         latency: float = 0.0,
+        pause: float = 0.0,
+        streams: bool = True,
         strict: bool = False,
         api_key: str | None = None,
         models: Sequence[str] = _openai.DEFAULT_MODELS,
@@ -62,7 +67,7 @@ class LoopbackServer:
         self._chat = Script(_plainest if answer is _UNSET else answer)
         self._embedding = Script(_word_vectors if embedding is _UNSET else embedding)
         self._raw: dict[tuple[str, str], Script] = {}
-        self.latency, self.strict = latency, strict
+        self.latency, self.pause, self.streams, self.strict = latency, pause, streams, strict
         self._api_key, self._models, self._port = api_key, tuple(models), port
         self._headers = {"content-type": "application/json", **(headers or {})}
         self._socket: socket.socket | None = None
@@ -228,7 +233,7 @@ class LoopbackServer:
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
             self._send(connection, self._failed(error))
             return
-        if is_awaitable(answer) or self.latency > 0:
+        if is_awaitable(answer) or self.latency > 0 or is_streamed(asked, answer):
             self._later(connection, asked, answer)
         else:
             self._finish_with(connection, asked, answer)
@@ -244,7 +249,11 @@ class LoopbackServer:
             chat = _openai.read_chat(_json_body(request), request.headers)
             self.requests.append(chat)
             self._check(check_chat, chat.body)
-            return chat, self._chat.next_answer(chat)
+            answer = self._chat.next_answer(chat)
+            if isinstance(answer, AsyncIterator):
+                pieces = cast("AsyncIterator[object]", answer)
+                return chat, pieces if chat.body.get("stream") else joined(pieces)
+            return chat, answer
         if route == ("POST", EMBEDDINGS):
             texts = _openai.read_embedding(_json_body(request), request.headers)
             self.requests.append(texts)
@@ -258,8 +267,8 @@ class LoopbackServer:
         )
 
     def _check(self, check: Callable[[Mapping[str, Any]], None], body: Mapping[str, Any]) -> None:
-        if body.get("stream"):
-            raise RefusedError("the loopback server does not stream", "stream")
+        if body.get("stream") and not self.streams:
+            raise RefusedError("this server does not stream", "stream", "unsupported_parameter")
         if self.strict:
             check(body)
 
@@ -269,6 +278,9 @@ class LoopbackServer:
                 await asyncio.sleep(self.latency)
             try:
                 result = await awaited(answer)
+                if isinstance(asked, ChatRequest) and is_streamed(asked, result):
+                    await self._stream(connection, asked, result)
+                    return
             except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
                 self._send(connection, self._failed(error))
             else:
@@ -285,6 +297,21 @@ class LoopbackServer:
             self._finish()
 
         connection.on_lost = lost
+
+    async def _stream(self, connection: HttpConnection, asked: ChatRequest, answer: object) -> None:
+        whole = None if isinstance(answer, AsyncIterator) else as_answer(answer, asked.schema)
+        pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
+        headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
+        try:
+            await Streaming(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
+        except BrokenOffError:  # the connection is being closed, which finishes the request
+            return
+        except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
+            self.failures.append(error)
+            connection.close(at_once=True)
+            return
+        self._finish()
+        connection.end()
 
     def _finish_with(self, connection: HttpConnection, asked: object, answer: object) -> None:
         try:
