@@ -18,7 +18,7 @@ from tanuki_async._codec.hints import Namespace, Unresolved, hints_of
 from tanuki_async._codec.render import Renderer, tidy
 from tanuki_async._codec.schema import Wire, wire
 from tanuki_async._codec.stub import check_stub
-from tanuki_async._codec.types import adapter_of, embedding_of, is_closed, items_of
+from tanuki_async._codec.types import adapter_of, embedding_of, is_closed, streamed
 from tanuki_async._errors import InputError, StubError
 from tanuki_async._records import JsonValue
 
@@ -70,8 +70,8 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
     doc = tidy(function.__doc__ or "")
     renderer = Renderer(names, canonical=False)
     signature = signature_text(function.__name__, written, returned, renderer)
-    embedding, items = _embedding(function, returned), _items(function, returned)
-    answer = list[float] if embedding else returned if items is None else list[items]
+    embedding, items = _embedding(function, returned), _streamed(function, returned)
+    answer = list[float] if embedding else items or returned
     output = _adapter(function, "what it returns", answer, names)
     parameters = tuple(_parameter(function, item, renderer, names) for item in written)
     return FunctionSpec(
@@ -152,9 +152,9 @@ def _embedding(function: FunctionType, returned: Any) -> Literal["numpy", "list"
         raise StubError(f"{function.__qualname__}() {error}") from error
 
 
-def _items(function: FunctionType, returned: Any) -> Any:
+def _streamed(function: FunctionType, returned: Any) -> Any:
     try:
-        return items_of(returned)
+        return streamed(returned)
     except StubError as error:
         raise StubError(f"{function.__qualname__}() {error}") from error
 

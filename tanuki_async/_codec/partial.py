@@ -88,8 +88,8 @@ class Items:
         """Follow an item; return where it ends, or the text does, and whether it is whole there."""
         while position < len(text):
             if self._in_string:
-                position = self._string(text, position)
-                if not self._in_string and self._kind == "string":
+                position, ended = self._string(text, position)
+                if ended and self._kind == "string":
                     return position, True
                 continue
             found = _STRUCTURE.search(text, position)
@@ -109,19 +109,17 @@ class Items:
                     return position, True
         return len(text), False
 
-    def _string(self, text: str, position: int) -> int:
-        """Follow a string to its end or that of the text."""
+    def _string(self, text: str, position: int) -> tuple[int, bool]:
+        """Follow a string to its next escape, its end or that of the text; return where that is, and if it is its end."""
         if self._escaped:
             self._escaped = False
-            return position + 1
+            return position + 1, False
         found = _IN_STRING.search(text, position)
         if found is None:
-            return len(text)
-        if found[0] == '"':
-            self._in_string = False
-        else:
-            self._escaped = True
-        return found.end()
+            return len(text), False
+        ended = found[0] == '"'
+        self._in_string, self._escaped = not ended, not ended
+        return found.end(), ended
 
 
 class _Start:

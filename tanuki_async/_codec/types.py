@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
-from types import NoneType
+from types import GenericAlias, NoneType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter
@@ -24,7 +24,7 @@ Embedding: TypeAlias = Annotated[T, EmbeddingMarker()]
 CLOSED_INTEGERS = 1000
 """How many values a bounded int may have and still be a label."""
 
-_STREAMS = (AsyncIterator, AsyncIterable, AsyncGenerator)
+_STREAMS: tuple[Any, ...] = (AsyncIterator, AsyncIterable, AsyncGenerator)
 _NO_JSON = ("callable", "is-subclass", "generator")
 
 # Records must be JSON that reads back to the same value: no NaN, and bytes that need not be text.
@@ -80,18 +80,18 @@ def embedding_of(annotation: Any) -> Literal["numpy", "list"] | None:
     )
 
 
-def items_of(annotation: Any) -> Any:
-    """Return the T of a return annotation `AsyncIterator[T]`, or None. StubError for what is nearly that."""
+def streamed(annotation: Any) -> Any:
+    """Return `list[T]` for a return annotation `AsyncIterator[T]`, None for others. StubError for what is nearly one."""
     while is_alias_type(annotation):
         annotation = annotation.__value__
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    origin = get_origin(inner) or inner
+    origin: Any = get_origin(inner) or inner
     if origin not in _STREAMS:
         return None
     arguments = get_args(inner)
-    if origin is not AsyncIterator or not arguments or inner is not annotation:
+    if origin != AsyncIterator or not arguments or inner is not annotation:
         raise StubError("cannot return this: for a stream of items write `-> AsyncIterator[T]`, and nothing around it")
-    return arguments[0]
+    return GenericAlias(list, arguments)
 
 
 def is_closed(annotation: Any) -> bool:
