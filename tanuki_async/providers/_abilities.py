@@ -24,6 +24,9 @@ OPTIONAL = (
 )
 """Fields that a request can do without."""
 
+_STREAMING = ("stream_options", "stream")
+_KNOWN = "|".join((*OPTIONAL, *_STREAMING, "max_tokens", "max_completion_tokens"))
+
 _REFUSED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 _REFUSED_WORDS = re.compile(
     r"unsupported|not (?:currently )?support|(?:un|not )recogni[sz]ed|unknown|unexpected|extra (?:inputs|fields)"
@@ -65,7 +68,7 @@ class Abilities:
         if error.status not in (400, 422) or not _refuses(error):
             return None
         message, parameter = error.message.lower(), (error.parameter or "").lower()
-        for field in (self.token_field, *OPTIONAL):
+        for field in (self.token_field, *OPTIONAL, *_STREAMING):
             if field and _names(field, parameter, message) and f'"{field}":'.encode() in body:
                 return self._less(field)
         if _is_about(("response_format", "json_schema", "json_object", "structured output"), parameter, message):
@@ -92,7 +95,7 @@ def _names(field: str, parameter: str, message: str) -> bool:
     """Tell whether `field` is what the complaint is about: its parameter, or else the first known name in its text."""
     if parameter:
         return parameter == field
-    found = re.search(rf"\b({'|'.join((*OPTIONAL, 'max_tokens', 'max_completion_tokens'))})\b", message)
+    found = re.search(rf"\b({_KNOWN})\b", message)
     return found is not None and found.group(1) == field
 
 

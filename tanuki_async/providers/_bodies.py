@@ -50,6 +50,16 @@ class Bodies:
         return b"".join(parts)
 
 
+def streamed(body: bytes, abilities: Abilities) -> bytes:
+    """Make of a request one whose answer comes in pieces, where the server knows that."""
+    fields: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
+    dropped = abilities.dropped | {"stream_options"} if "stream" in abilities.dropped else abilities.dropped
+    sent = {name: value for name, value in fields.items() if name not in dropped}
+    if not sent:
+        return body
+    return body[:-1] + b"," + json.dumps(sent, separators=(",", ":")).encode("ascii")[1:]
+
+
 def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     """Everything before the first turn: the model, the instructions, the examples."""
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']

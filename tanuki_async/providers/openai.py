@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import ClassVar
 from urllib.parse import urlsplit
@@ -22,7 +23,8 @@ from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._answers import completion_from, vectors_from
-from tanuki_async.providers._bodies import Bodies, encode_embedding
+from tanuki_async.providers._bodies import Bodies, encode_embedding, streamed
+from tanuki_async.providers._chunks import pieces_from, whole_reply
 from tanuki_async.providers._errors import error_from
 from tanuki_async.providers._secrets import Headers, secrets_in
 
@@ -90,6 +92,29 @@ class OpenAICompatible(Provider):
             if reply.status == 200:
                 return completion_from(reply, provider=self.name, model=model.name, secrets=self._secrets)
             error = self._error(reply, model)
+            concessions += 1
+            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
+                raise error
+
+    async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:
+        """Ask once, and yield the text as it comes, then the Completion. Servers that cannot stream answer at once."""
+        url, headers = self._url("/chat/completions"), self._headers or self._make_headers()
+        model = request.model
+        concessions = 0
+        while True:
+            abilities = self._abilities(model)
+            body = streamed(self._bodies.encode(request, abilities), abilities)
+            try:
+                async with http.stream("POST", url, headers=headers, body=body) as answer:
+                    if answer.status == 200:
+                        found = pieces_from(answer, provider=self.name, model=model.name, secrets=self._secrets)
+                        async with aclosing(found) as pieces:
+                            async for piece in pieces:
+                                yield piece
+                        return
+                    error = self._error(await whole_reply(answer), model)
+            except ProviderUnreachableError as cut:
+                raise ProviderUnreachableError(cut.message, self.name, model.name) from cut
             concessions += 1
             if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
                 raise error

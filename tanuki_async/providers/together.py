@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tanuki_async._records import Limits, Model
+from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers.openai import OpenAICompatible
 
 __all__ = ["TogetherAI"]
@@ -28,3 +29,6 @@ class TogetherAI(OpenAICompatible):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(base_url, name="together", api_key=api_key, models=models, limits=limits, headers=headers)
+
+    def _assume(self, model: Model) -> Abilities:
+        return Abilities.of(model, dropped=frozenset({"stream_options"}))  # it tells the usage without being asked
