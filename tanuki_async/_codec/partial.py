@@ -110,7 +110,7 @@ class Items:
         return len(text), False
 
     def _string(self, text: str, position: int) -> tuple[int, bool]:
-        """Follow a string to its next escape, its end or that of the text; return where that is, and if it is its end."""
+        """Follow a string to its next escape, its end or that of the text; return where, and whether it is its end."""
         if self._escaped:
             self._escaped = False
             return position + 1, False

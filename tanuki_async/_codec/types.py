@@ -81,7 +81,7 @@ def embedding_of(annotation: Any) -> Literal["numpy", "list"] | None:
 
 
 def streamed(annotation: Any) -> Any:
-    """Return `list[T]` for a return annotation `AsyncIterator[T]`, None for others. StubError for what is nearly one."""
+    """Return `list[T]` for the return annotation `AsyncIterator[T]`, None for others. StubError for what is near it."""
     while is_alias_type(annotation):
         annotation = annotation.__value__
     inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
