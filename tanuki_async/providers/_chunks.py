@@ -16,7 +16,7 @@ from tanuki_async.abc import Streamed
 from tanuki_async.providers._answers import completion_from
 from tanuki_async.providers._errors import error_from, readable
 from tanuki_async.providers._secrets import without
-from tanuki_async.providers._sse import Events
+from tanuki_async.providers._sse import Events, TooLargeError
 
 DONE = "[DONE]"
 LINGER = 0.1
@@ -36,7 +36,7 @@ async def pieces_from(
     async for piece in answer.pieces:
         if not chunks.begun and (kept := (kept + piece).lstrip())[:1] in (b"{", b""):
             continue  # no stream, or nothing yet
-        for data in events.feed(kept or piece):
+        for data in chunks.split(events, kept or piece):
             if text := chunks.feed(data):
                 said = True
                 yield text
@@ -85,6 +85,13 @@ class Chunks:
         self._usage: object = None
         self._name: object = None
         self.begun = self.done = False
+
+    def split(self, events: Events, piece: bytes) -> list[str]:
+        """Take the next piece of the body apart."""
+        try:
+            return events.feed(piece)
+        except TooLargeError as error:
+            raise self._unavailable(str(error)) from error
 
     def feed(self, data: str) -> str:
         """Take one event; return the text that it adds to the answer. Raises an error that it brings."""
