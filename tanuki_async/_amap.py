@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
 from tanuki_async._errors import InputError, UsageError
+from tanuki_async._function import ATTRIBUTE, PatchedFunction
 
 R = TypeVar("R")
 
@@ -185,6 +186,9 @@ def _spread(f: Callable[..., Coroutine[Any, Any, R]]) -> Callable[[Any], Corouti
         raise UsageError(f"amap needs a coroutine function, not {f!r}") from error
     if not inspect.iscoroutinefunction(f):
         raise UsageError(f"amap needs a coroutine function; {getattr(f, '__qualname__', f)} is not `async def`")
+    if isinstance(found := getattr(f, ATTRIBUTE, None), PatchedFunction) and found.spec.streams:
+        name = found.spec.name
+        raise UsageError(f"amap collects whole answers, and {name}() streams its own: let it return a list instead")
     if len(parameters) == 1 and parameters[0].kind in (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,

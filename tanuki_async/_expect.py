@@ -195,7 +195,7 @@ class Expectation:
     __hash__ = __str__ = __format__ = __bytes__ = __call__ = __len__ = __iter__ = __contains__ = __getitem__ = _used
     __lt__ = __le__ = __gt__ = __ge__ = __int__ = __float__ = __index__ = __neg__ = __abs__ = _used
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __mod__ = _used
-    __and__ = __rand__ = __or__ = __ror__ = __await__ = __round__ = _used
+    __and__ = __rand__ = __or__ = __ror__ = __await__ = __aiter__ = __round__ = _used
 
 
 class Checks:
