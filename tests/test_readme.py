@@ -7,21 +7,28 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tanuki_async.testing import LoopbackServer
+from tanuki_async.testing import ChatRequest, LoopbackServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+def plain(request: ChatRequest) -> object:
+    """The same word to all, in a list where one is asked for."""
+    wanted: Any = request.schema["properties"] if request.schema else {}
+    return ["good"] if wanted.get("value", {}).get("type") == "array" else '{"value": "good"}'
+
+
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: str(README[: README.index(block)].count("\n") + 1))
 async def test_a_block_runs(block: str, tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     script = tmp_path / "block.py"
     script.write_text(block)
-    async with LoopbackServer(answer='{"value": "good"}') as server:
+    async with LoopbackServer(answer=plain) as server:
         done = await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-W", "error", str(script)],

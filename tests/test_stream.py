@@ -13,6 +13,8 @@ from _spine import at_rest, last_user_turn, recorded, tanuki_for
 import tanuki_async as tanuki
 from tanuki_async import (
     AlignmentError,
+    Budget,
+    BudgetExceededError,
     CallTimeoutError,
     Limits,
     NotOpenError,
@@ -20,6 +22,7 @@ from tanuki_async import (
     ProviderUnavailableError,
     ProviderUnreachableError,
     RefusalError,
+    SettingsError,
     StubError,
     Tanuki,
     UsageError,
@@ -403,6 +406,30 @@ async def test_amap_refuses_it(opened: Tanuki) -> None:
     with pytest.raises(UsageError, match="streams"):
         async for _ in tanuki.amap(names, ["x"]):
             pass
+
+
+@pytest.mark.parametrize("options", [{"hedge": True}, {"single_flight": True}, {"cache": "memory"}])
+async def test_what_makes_no_sense_for_a_stream_is_refused(opened: Tanuki, options: Any) -> None:
+    @tanuki.patch(**options)
+    async def names(text: str) -> AsyncIterator[str]:
+        """List the names."""
+
+    with pytest.raises(SettingsError, match="streams items"):
+        await names("x")
+
+
+async def test_a_stream_keeps_to_its_budget(opened: Tanuki, server: LoopbackServer) -> None:
+    @tanuki.patch(budget=Budget(requests=2))
+    async def names(text: str) -> AsyncIterator[str]:
+        """List the names."""
+
+    server.put(["Anna"], saying('{"value":["Anna"', asyncio.Event()))
+    assert await listed(names("x")) == ["Anna"]
+    items = await names("y")
+    assert await anext(items) == "Anna"
+    await items.aclose()  # type: ignore[attr-defined]  # left early, yet it counts
+    with pytest.raises(BudgetExceededError):
+        await listed(names("z"))
 
 
 async def collect(answer: Any, found: list[Any]) -> None:

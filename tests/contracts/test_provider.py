@@ -21,7 +21,7 @@ from tanuki_async._errors import (
     RequestRejectedError,
 )
 from tanuki_async._pool.http import Connections
-from tanuki_async._records import AnswerSchema, GenerationParams, Head, Model, Request, Turn
+from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Model, Request, Turn
 from tanuki_async.abc import Provider
 from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
@@ -200,3 +200,48 @@ def test_a_model_nobody_knows_is_described_not_refused() -> None:
         model = provider.model("made-up-today")
         assert (model.provider, model.name) == (provider.name, "made-up-today")
         assert model.context_window > 0
+
+
+async def streamed(setup: Setup) -> tuple[str, list[object]]:
+    pieces = [piece async for piece in setup.provider.stream(setup.request(), setup.http)]
+    return "".join([piece for piece in pieces if isinstance(piece, str)]), pieces
+
+
+async def test_a_stream_gives_the_text_in_pieces_and_a_completion_last(setup: Setup) -> None:
+    setup.server.put('{"value":"a long good answer"}')
+    text, pieces = await streamed(setup)
+    assert text == '{"value":"a long good answer"}'
+    last = pieces[-1]
+    assert isinstance(last, Completion)
+    assert (last.text, last.usage.requests, last.truncated) == (text, 1, False)
+
+
+async def test_a_stream_says_that_it_was_cut_off(setup: Setup) -> None:
+    setup.server.put(Answer('{"value":"go', finish_reason="length"))
+    _, pieces = await streamed(setup)
+    assert isinstance(pieces[-1], Completion)
+    assert pieces[-1].truncated
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (Answer(None, refusal="No."), RefusalError),
+        (Answer("x", finish_reason="content_filter"), RefusalError),
+        (Fault.status(401), AuthenticationError),
+        (Fault.status(429), RateLimitedError),
+        (Fault.status(500), ProviderUnavailableError),
+        (Fault.disconnect(), ProviderUnreachableError),
+        (Fault.cut_midway(), ProviderUnreachableError),
+        (Fault.empty_choices(), ProviderUnavailableError),
+    ],
+)
+async def test_a_stream_fails_as_an_answer_does(
+    setup: Setup, answer: Answer | Fault, kind: type[ProviderError]
+) -> None:
+    setup.server.put(answer)
+    with pytest.raises(kind) as caught:
+        await streamed(setup)
+    assert caught.value.provider == setup.provider.name
+    assert KEY not in str(caught.value)
+    assert setup.http.statistics().in_flight == 0

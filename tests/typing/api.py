@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, assert_type
 
@@ -65,6 +65,12 @@ async def boxed(text: str) -> Box[int]:
     ...
 
 
+@tanuki.patch
+async def streamed(text: str) -> AsyncIterator[Address]:
+    """List the addresses."""
+    ...
+
+
 class Desk:
     @tanuki.patch
     async def method(self, text: str) -> bool:
@@ -90,6 +96,11 @@ async def align_bare() -> None:
 
 
 @tanuki.align
+async def align_streamed() -> None:
+    assert await streamed("x") == [Address("Main Street", "Springfield")]  # type: ignore[comparison-overlap]
+
+
+@tanuki.align
 async def align_with(text: str, *, mood: Mood) -> int:
     assert await bare(text) == mood
     return 1
@@ -106,6 +117,9 @@ async def results() -> None:
     assert_type(await Desk.class_method("x"), float)
     assert_type(await Desk().class_method("x"), float)
     assert_type(await Desk.static_method("x"), bytes)
+    assert_type(await streamed("x"), AsyncIterator[Address])
+    async for address in await streamed("x"):
+        assert_type(address, Address)
     assert_type(await align_bare(), None)
     assert_type(await align_with("x", mood="good"), int)
 
