@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from tanuki_async._patch import patch
-    from tanuki_async._records import Example, Limits, Model, Usage
+    from tanuki_async._records import Budget, Example, Hedge, Limits, Model, Usage
     from tanuki_async._runtime import Statistics, Tanuki, configure, flush
 
 _BEHIND = {
@@ -46,7 +46,7 @@ _BEHIND = {
     "_amap": ("amap",),
     "_codec.types": ("Embedding",),
     "_patch": ("patch",),
-    "_records": ("Example", "Limits", "Model", "Usage"),
+    "_records": ("Budget", "Example", "Hedge", "Limits", "Model", "Usage"),
     "_runtime": ("Statistics", "Tanuki", "configure", "flush"),
 }  # all others are errors
 _PLACES = {name: place for place, names in _BEHIND.items() for name in names}
@@ -54,11 +54,13 @@ _PLACES = {name: place for place, names in _BEHIND.items() for name in names}
 __all__ = [
     "AlignmentError",
     "AuthenticationError",
+    "Budget",
     "BudgetExceededError",
     "CallTimeoutError",
     "Description",
     "Embedding",
     "Example",
+    "Hedge",
     "InputError",
     "Limits",
     "Model",

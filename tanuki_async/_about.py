@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec
 
 from tanuki_async._distill.state import State
@@ -40,6 +40,7 @@ class Status:
 
     `saved` is in US dollars: the student's calls at the teacher's mean price, less what audits cost; None where a
     price is unknown. Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation.
+    `budget_left` tells what this process may still spend, `{"usd per day": 3.2}`, with the Tanuki's own budget in mind.
     """
 
     name: str
@@ -60,10 +61,13 @@ class Status:
     failed: int
     repaired: int
     audits: int
+    hedged: int
+    cached: int
     usage: Usage
     cost: float
     unpriced: int
     saved: float | None
+    budget_left: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def describe(function: Callable[..., Any]) -> Description:
@@ -130,13 +134,22 @@ async def _status(tanuki: Tanuki, function: PatchedFunction) -> Status:
     state, tally, datasets = await asyncio.gather(
         library.state(spec, options), library.total(spec, options), library.counts(spec)
     )
-    return make_status(
-        spec.name, spec.hash, state, tally, datasets, tuple(str(each.model) for each in tanuki.desk(function).teachers)
-    )
+    desk = tanuki.desk(function)
+    if desk.purse is not None:
+        await desk.purse.recall()
+    left = desk.purse.left() if desk.purse is not None else {}
+    teachers = tuple(str(each.model) for each in desk.teachers)
+    return make_status(spec.name, spec.hash, state, tally, datasets, teachers, left)
 
 
 def make_status(
-    name: str, function_hash: str, state: State, tally: Tally, datasets: dict[str, int], teachers: tuple[str, ...]
+    name: str,
+    function_hash: str,
+    state: State,
+    tally: Tally,
+    datasets: dict[str, int],
+    teachers: tuple[str, ...],
+    budget_left: dict[str, float] | None = None,
 ) -> Status:
     """Put together what storage knows of a function."""
     return Status(
@@ -158,8 +171,11 @@ def make_status(
         failed=tally.failed,
         repaired=tally.repaired,
         audits=tally.audits,
+        hedged=tally.hedged,
+        cached=tally.cached,
         usage=tally.total_usage(),
         cost=tally.cost + tally.audit_cost,
         unpriced=tally.unpriced,
         saved=tally.saved(),
+        budget_left=budget_left or {},
     )

@@ -9,12 +9,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from tanuki_async import _route
+from tanuki_async._answers import Answers, Flights
 from tanuki_async._clock import timestamp
 from tanuki_async._codec import parse, prompt, tokens
 from tanuki_async._codec.describe import Call
+from tanuki_async._codec.parse import Parsed
 from tanuki_async._desk import Desk
 from tanuki_async._errors import (
     AuthenticationError,
+    BudgetExceededError,
     CallTimeoutError,
     OutputError,
     ProviderUnavailableError,
@@ -22,6 +25,7 @@ from tanuki_async._errors import (
     QuotaExceededError,
     RateLimitedError,
 )
+from tanuki_async._hedge import Hedger
 from tanuki_async._lines import compact, encode_line
 from tanuki_async._pool.pool import Progress
 from tanuki_async._records import Completion, JsonValue, Request, Turn
@@ -52,9 +56,13 @@ async def call(desk: Desk, bound: Call) -> Any:
                 progress.waiting_for = "storage, for its examples"
                 await desk.recall()
                 progress.waiting_for = "its turn"
-            answer = await from_student(desk, bound)
+            answer = ABSTAIN if desk.answers is None else from_answers(desk, bound, desk.answers)
             if answer is ABSTAIN:
-                answer = await from_teachers(desk, bound, progress)
+                answer = await from_student(desk, bound)
+            if answer is ABSTAIN and desk.flights is not None:
+                answer = await from_flight(desk, bound, progress, desk.flights)
+            elif answer is ABSTAIN:
+                answer = (await from_teachers(desk, bound, progress)).value
                 desk.tally.teacher += 1
             return answer
     except TimeoutError as error:
@@ -65,6 +73,24 @@ async def call(desk: Desk, bound: Call) -> Any:
     except Exception:
         desk.tally.failed += 1
         raise
+
+
+def from_answers(desk: Desk, bound: Call, answers: Answers) -> Any:
+    """Return what a teacher answered to the same arguments before, or ABSTAIN."""
+    value = answers.find(desk.spec, bound)
+    desk.tally.cached += value is not ABSTAIN
+    return value
+
+
+async def from_flight(desk: Desk, bound: Call, progress: Progress, flights: Flights) -> Any:
+    """Wait for the teacher's answer together with all who ask the same now; each makes a value of its own."""
+
+    async def ask(shared: Progress) -> bytes:
+        return (await from_teachers(desk, bound, shared)).output_json
+
+    output = await flights.share(bound.text, ask, progress, spawn=desk.spawn, tally=desk.tally)
+    assert desk.spec.wire is not None  # embeddings do not come here
+    return desk.spec.wire.load(output)
 
 
 async def from_student(desk: Desk, bound: Call) -> Any:
@@ -97,7 +123,7 @@ def load(desk: Desk, output: JsonValue) -> Any:
     return desk.spec.wire.load(compact(output))
 
 
-async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing: bool = False) -> Any:
+async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing: bool = False) -> Parsed:
     """Ask the first teacher whose window fits; a later one takes over when an earlier one cannot answer."""
     turn = prompt.input_turn(bound)
     able = _route.fitting(
@@ -115,7 +141,9 @@ async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing
     return await converse(desk, able[-1], bound, turn, progress, auditing=auditing)
 
 
-async def converse(desk: Desk, teacher: Teacher, bound: Call, turn: Turn, progress: Progress, *, auditing: bool) -> Any:
+async def converse(
+    desk: Desk, teacher: Teacher, bound: Call, turn: Turn, progress: Progress, *, auditing: bool
+) -> Parsed:
     """Ask until an answer fits the type, each time with the complaint about the one before; then remember it."""
     turns: tuple[Turn, ...] = (turn,)
     attempts: list[str] = []
@@ -125,9 +153,9 @@ async def converse(desk: Desk, teacher: Teacher, bound: Call, turn: Turn, progre
     while len(attempts) <= desk.options.max_repairs:
         completion = await ask(desk, teacher, turns, progress, auditing=auditing)
         parsed = parse.parse(wire, completion.text)
-        if isinstance(parsed, parse.Parsed):
+        if isinstance(parsed, Parsed):
             remember(desk, teacher, bound, parsed.output_json, repaired=bool(attempts))
-            return parsed.value
+            return parsed
         complaint = CUT_OFF if completion.truncated else parsed.text
         attempts.append(completion.text)
         complaints.append(complaint)
@@ -141,15 +169,39 @@ async def ask(
     """Get one answer through the pool; one that was cut off is asked for once more, with more room."""
     asked = desk.options.generation_params.max_new_tokens
     request = Request(model=teacher.model, head=desk.head, turns=turns)
-    completion = await desk.pool.complete(teacher.provider, request, progress)
-    desk.tally.spend(teacher.model, completion.usage, audit=auditing)
+    if desk.hedger is None or auditing:
+        completion = await exchange(desk, teacher, request, progress, auditing=auditing)
+    else:
+        completion = await hedged(desk, desk.hedger, teacher, request, progress)
     if not completion.truncated:
         return completion
     room = _route.larger_answer(teacher.model, asked, completion.usage.output_tokens)
     if room is None:
         return completion
     request = Request(model=teacher.model, head=desk.head, turns=turns, max_tokens=room)
-    completion = await desk.pool.complete(teacher.provider, request, progress)
+    return await exchange(desk, teacher, request, progress, auditing=auditing)
+
+
+async def hedged(desk: Desk, hedger: Hedger, teacher: Teacher, request: Request, progress: Progress) -> Completion:
+    """Ask once, and once more if that takes longer than most; return the first answer that fits the type."""
+    wire = desk.spec.wire
+    assert wire is not None  # embeddings do not come here
+    return await hedger.first(
+        lambda each: exchange(desk, teacher, request, each, auditing=False),
+        progress,
+        fits=lambda completion: isinstance(parse.parse(wire, completion.text), Parsed),
+    )
+
+
+async def exchange(desk: Desk, teacher: Teacher, request: Request, progress: Progress, *, auditing: bool) -> Completion:
+    """Send one request within its budgets, and count what it used."""
+    if desk.purse is None:
+        completion = await desk.pool.complete(teacher.provider, request, progress)
+    else:
+        room = request.max_tokens or desk.options.generation_params.max_new_tokens
+        async with desk.purse.hold(teacher.model, tokens.size(request.head, request.turns), room, progress) as held:
+            completion = await desk.pool.complete(teacher.provider, request, progress)
+            held.used = completion.usage
     desk.tally.spend(teacher.model, completion.usage, audit=auditing)
     return completion
 
@@ -167,12 +219,18 @@ def remember(desk: Desk, teacher: Teacher, bound: Call, output: bytes, *, repair
         at=timestamp(desk.clock.now()),
     )
     desk.remember(desk.patches, line)
+    if desk.answers is not None:
+        desk.answers.keep(bound.text, output)
 
 
 async def audit(desk: Desk, bound: Call, value: Any) -> None:
     """Ask the teacher what the student has answered already, and take note whether they agree."""
     desk.tally.audits += 1
-    async with asyncio.timeout(desk.options.timeout):
-        truth = await from_teachers(desk, bound, Progress(), auditing=True)
+    try:
+        async with asyncio.timeout(desk.options.timeout):
+            truth = (await from_teachers(desk, bound, Progress(), auditing=True)).value
+    except BudgetExceededError as error:  # the student goes on; it costs nothing
+        logger.debug("%s(): no audit: %s", desk.spec.name, error)
+        return
     match = desk.options.match
     await desk.apprentice.audited(agreed=bool(match(value, truth)) if match else bool(value == truth))

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
+from tanuki_async._answers import Answers, Flights
+from tanuki_async._budget import Purse
 from tanuki_async._clock import Clock
 from tanuki_async._codec import prompt
 from tanuki_async._codec.describe import FunctionSpec
+from tanuki_async._hedge import Hedger
 from tanuki_async._pool.pool import Pool
 from tanuki_async._records import Example, Head, Turn
 from tanuki_async._route import Teacher
@@ -69,8 +72,8 @@ class Desk:
     """
 
     __slots__ = (
-        "_examples", "_head", "_recall", "_recalling", "apprentice", "batcher", "clock", "options",
-        "patches", "pool", "recalled", "remember", "spawn", "spec", "tally", "teachers",
+        "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "flights", "hedger",
+        "options", "patches", "pool", "purse", "recalled", "remember", "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -83,15 +86,21 @@ class Desk:
         clock: Clock,
         patches: str,
         remember: Remember,
-        spawn: Callable[[Coroutine[Any, Any, None], str], object],
+        spawn: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]],
         recall: Callable[[Desk], Awaitable[None]],
         tally: Tally,
+        hedger: Hedger | None = None,
+        answers: Answers | None = None,
+        flights: Flights | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self.spec, self.options, self.teachers, self.pool, self.clock = spec, options, teachers, pool, clock
         self.patches = patches  # the dataset that calls are remembered in
         self.remember, self.spawn = remember, spawn
         self.apprentice: Apprentice = NoApprentice()
         self.tally = tally
+        self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two
+        self.answers, self.flights = answers, flights
         self.batcher: Any = None  # of _embed, made at the first embedding
         self._recall = recall
         self._recalling: asyncio.Task[None] | None = None
@@ -134,6 +143,8 @@ class Desk:
             )  # fmt: skip
         self._examples[question] = example
         self._head = None
+        if self.answers is not None:
+            self.answers.learn(self.spec, example)
 
     def largest_part(self, turn: Turn) -> str:
         """Name what makes a prompt long, for the message of an error."""

@@ -12,6 +12,7 @@ from tanuki_async._codec.describe import Call
 from tanuki_async._desk import Desk
 from tanuki_async._errors import CallTimeoutError, InputError, NotOpenError, TanukiError
 from tanuki_async._pool.pool import Progress
+from tanuki_async._records import Usage
 from tanuki_async._route import Teacher
 
 GATHER = 0.002
@@ -108,20 +109,27 @@ class Batcher:
         return batches
 
     async def _send(self, batch: list[tuple[str, asyncio.Future[list[float]]]]) -> None:
-        provider, model = self._teacher.provider, self._teacher.model
         _cancel_unwanted([future for _, future in batch])
         progress = Progress(self._desk.clock.monotonic() + self._desk.options.timeout)
         try:
-            vectors, usage = await self._desk.pool.embed(provider, model, [text for text, _ in batch], progress)
+            vectors, usage = await self._exchange([text for text, _ in batch], progress)
         except BaseException as error:
             _fail((future for _, future in batch), error if isinstance(error, Exception) else _closed())
             if isinstance(error, TanukiError):
                 return  # every caller has it
             raise
-        self._desk.tally.spend(model, usage)
+        self._desk.tally.spend(self._teacher.model, usage)
         for (_, future), vector in zip(batch, vectors, strict=True):
             if not future.done():
                 future.set_result(vector)
+
+    async def _exchange(self, texts: list[str], progress: Progress) -> tuple[list[list[float]], Usage]:
+        provider, model = self._teacher.provider, self._teacher.model
+        if self._desk.purse is None:
+            return await self._desk.pool.embed(provider, model, texts, progress)
+        async with self._desk.purse.hold(model, sum(map(tokens.estimate, texts)), 0, progress) as held:
+            vectors, held.used = await self._desk.pool.embed(provider, model, texts, progress)
+            return vectors, held.used
 
 
 def _cancel_unwanted(futures: Sequence[asyncio.Future[list[float]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tanuki_async._answers import Answers
+from tanuki_async._budget import Account, Allowance, Purse
 from tanuki_async._clock import Clock, timestamp
 from tanuki_async._codec.describe import FunctionSpec
 from tanuki_async._codec.prompt import TEMPLATE_VERSION
@@ -34,6 +37,8 @@ logger = logging.getLogger("tanuki_async.storage")
 
 RECALL_TIMEOUT = 5.0
 """Seconds that a function's first call waits for slow storage before it goes on without examples."""
+OWN_TALLY = "tanuki/tally"
+"""Where storage keeps what a Tanuki's own budgets count."""
 SAVE_TALLIES = 5.0
 """Seconds between two looks at which tallies to add up in storage."""
 
@@ -83,6 +88,7 @@ class Library:
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._distiller = Distiller(storage, clock=clock, owner=owner)
         self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
+        self._accounts: dict[str, Account] = {}  # by the same key, where there is a budget
         self._saving = self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -95,6 +101,27 @@ class Library:
         if options.ignore_data_storage:
             return Tally()
         return self._tallies.setdefault(tally_key(spec.hash, options.environment_id), Tally())
+
+    def purse(self, spec: FunctionSpec, options: Options, tally: Tally) -> Purse | None:
+        """Return what the requests of a function must keep to; None where it has no budget and the Tanuki none."""
+        allowances: list[Allowance] = []
+        if options.budget:
+            if options.ignore_data_storage:
+                account = Account(tally, clock=self._clock)
+            else:
+                account = self._account(tally_key(spec.hash, options.environment_id), tally)
+            allowances.append(Allowance(f"{spec.name}()", options.budget, account))
+        if self._settings.budget:
+            ours = self._tallies.setdefault(OWN_TALLY, Tally())
+            allowances.append(Allowance("this Tanuki", self._settings.budget, self._account(OWN_TALLY, ours)))
+        return Purse(spec.name, tuple(allowances)) if allowances else None
+
+    def _account(self, key: str, tally: Tally) -> Account:
+        if key not in self._accounts:
+            read = functools.partial(_read_tally, self._storage, key)
+            self._accounts[key] = Account(tally, clock=self._clock, read=read)
+            self._save_tallies_now_and_then()
+        return self._accounts[key]
 
     def written(self, name: str, count: int) -> None:
         """Take note that `count` new examples are durable under `name`."""
@@ -124,15 +151,35 @@ class Library:
 
     async def _recall(self, desk: Desk) -> None:
         spec, options = desk.spec, desk.options
+        if desk.options.cache == "storage" and desk.answers is not None:
+            await self._recall_answers(desk, desk.answers)
         async for batch in dataset.read(self._storage, spec.hash, dataset.SYMBOLIC_ALIGNMENTS):
-            for example in batch:
+            for example in batch:  # after what calls left behind: what was aligned is right
                 desk.teach(example)
-        if not self._saving:
-            self._saving = True
-            self._run(self._save_now_and_then(), "tanuki tallies")
+        self._save_tallies_now_and_then()
         if not options.ignore_finetuning and spec.embedding is None:
             desk.apprentice = await self._distiller.watch(self.task(spec, options))
         await self._put_card(spec)
+
+    async def _recall_answers(self, desk: Desk, answers: Answers) -> None:
+        """Keep the latest answers of the teachers that still are. Those given since then stay the later ones."""
+        if answers.recalled:
+            return
+        older = Answers(answers.most)
+        teachers = {str(teacher.model) for teacher in desk.teachers}
+        count = await self._storage.count(self.patches(desk.spec))
+        start = max(0, count - answers.most)
+        async for batch in dataset.read(self._storage, desk.spec.hash, dataset.PATCHES, start=start):
+            for example in batch:
+                if example.model in teachers:
+                    older.learn(desk.spec, example)
+        answers.add_older(older)
+        answers.recalled = True
+
+    def _save_tallies_now_and_then(self) -> None:
+        if not self._saving:
+            self._saving = True
+            self._run(self._save_now_and_then(), "tanuki tallies")
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         if self._closed:  # a reading that was begun before has ended now
@@ -214,12 +261,16 @@ class Library:
         """Add up in storage what was counted here since the last time."""
         for key, tally in list(self._tallies.items()):
             if tally:
+                account = self._accounts.get(key)
+                mark = account.mark() if account else {}
                 counted = tally.take()
                 try:
-                    await _add_tally(self._storage, key, counted)
+                    total = await _add_tally(self._storage, key, counted)
                 except BaseException:
                     tally.add(counted)
                     raise
+                if account:
+                    account.learn(total, mark)
 
     async def _save_now_and_then(self) -> None:
         while True:
@@ -248,14 +299,18 @@ def _stamped(example: Example, at: str) -> bytes:
 
 async def read_tally(storage: Storage, function_hash: str, environment_id: int) -> Tally:
     """Read a function's tally; an empty one where none was kept yet."""
-    there = await storage.get(tally_key(function_hash, environment_id))
+    return await _read_tally(storage, tally_key(function_hash, environment_id))
+
+
+async def _read_tally(storage: Storage, key: str) -> Tally:
+    there = await storage.get(key)
     return Tally.from_json(there.value) if there else Tally()
 
 
-async def _add_tally(storage: Storage, key: str, counted: Tally) -> None:
+async def _add_tally(storage: Storage, key: str, counted: Tally) -> Tally:
     while True:
         there = await storage.get(key)
         total = Tally.from_json(there.value) if there else Tally()
         total.add(counted)
         if await storage.put(key, total.to_json(), version=there.version if there else None) is not None:
-            return
+            return total

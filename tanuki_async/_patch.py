@@ -7,13 +7,14 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from types import FrameType
-from typing import Any, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from tanuki_async._errors import SettingsError
 from tanuki_async._expect import aligning
 from tanuki_async._function import ATTRIBUTE, PatchedFunction
+from tanuki_async._records import Hedge
 from tanuki_async._runtime import current
-from tanuki_async._settings import ModelChoice, Options, build
+from tanuki_async._settings import BudgetChoice, ModelChoice, Options, build
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,6 +36,10 @@ class PatchKeywords(TypedDict, total=False):
     min_agreement: float
     audit_rate: float
     match: Callable[[Any, Any], bool]
+    hedge: Hedge | bool | None
+    single_flight: bool
+    cache: Literal["memory", "storage"] | None
+    budget: BudgetChoice | None
 
 
 @overload
@@ -62,11 +67,21 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
     - `generation_params`: `temperature`, `top_p`, `max_new_tokens`, `seed`, `stop`, `frequency_penalty`,
       `presence_penalty`; nothing is sent that is not named here.
     - `max_repairs`: follow-up questions when an answer does not fit the type.
-    - `timeout`: seconds for the whole call, waiting, retries and repairs included.
+    - `timeout`: seconds for the whole call, waiting, retries and repairs included; where items are streamed, for each.
     - `distill_after`: examples before the first distillation; doubles with each.
     - `min_agreement`: lower bound of the agreement with the teacher that a student must prove, 0 to 1.
     - `audit_rate`: share of the student's calls that also ask the teacher, in the background.
     - `match`: `match(student's value, teacher's value)` tells whether they agree; equality by default.
+    - `hedge`: True, or `Hedge(after=0.95, share=0.05)`: a request that takes longer than 95 % of this function's latest
+      200 is sent once more, for at most 5 % of them; the first answer that fits wins, the other request is cancelled.
+    - `single_flight`: concurrent calls with the same arguments share one request; each gets a value of its own.
+    - `cache`: `"memory"` keeps the teacher's latest 10,000 answers while the Tanuki is open, `"storage"` begins with
+      those recorded earlier. An aligned example for the same arguments takes the place of an answer.
+    - `budget`: `Budget(usd=5, per="day")`, or several. A request that would exceed one is not sent; the call raises
+      BudgetExceededError.
+
+    A stub that returns `AsyncIterator[T]` yields each item as soon as it is complete and valid, in `async for item in
+    await f(x)`. What was yielded stands; where an item does not fit or the answer breaks off, the rest is asked for.
 
     Raises StubError where the function cannot be a stub and SettingsError for keywords that cannot work.
     """

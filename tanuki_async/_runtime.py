@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from tanuki_async import _call, _embed, _loops
+from tanuki_async import _call, _embed, _loops, _stream
+from tanuki_async._answers import Answers, Flights
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._codec.describe import Call
 from tanuki_async._desk import Desk
-from tanuki_async._errors import NotOpenError
+from tanuki_async._errors import NotOpenError, SettingsError
 from tanuki_async._function import PatchedFunction
+from tanuki_async._hedge import Hedger
 from tanuki_async._library import Library
 from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import Pool, PoolStatistics
@@ -67,6 +69,8 @@ class Tanuki:
         self._clock = clock
         self._closing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[object, Answers] = {}  # by what makes two functions the same, as they may be made in a loop
+        self._flights: dict[object, Flights] = {}
         self._desks: weakref.WeakKeyDictionary[PatchedFunction, Desk] = weakref.WeakKeyDictionary()
         self._process = os.getpid()
         self._keeper: AsyncGenerator[None, None] | None = None
@@ -183,6 +187,8 @@ class Tanuki:
         desk = self.desk(function)
         if function.spec.embedding:
             return await _embed.embed(desk, bound)
+        if function.spec.streams:
+            return _stream.stream(desk, bound)
         return await _call.call(desk, bound)
 
     def desk(self, function: PatchedFunction) -> Desk:
@@ -194,17 +200,32 @@ class Tanuki:
 
     def _make_desk(self, function: PatchedFunction) -> Desk:
         spec, options = function.spec, function.options
+        teachers = self._teachers.of(options, embedding=bool(spec.embedding))
+        tally = self.library.tally(spec, options)
+        if (spec.embedding or spec.streams) and (options.hedge or options.single_flight or options.cache):
+            what = "streams items" if spec.streams else "returns an embedding"
+            raise SettingsError(f"{spec.name}() {what}: leave out hedge, single_flight and cache")
+        alike = (
+            spec.hash,
+            options.environment_id,
+            tuple(str(each.model) for each in teachers),
+            options.generation_params,
+        )
         return Desk(
             spec=spec,
             options=options,
-            teachers=self._teachers.of(options, embedding=bool(spec.embedding)),
+            teachers=teachers,
             pool=self._pool,
             clock=self._clock,
             patches=self.library.patches(spec),
             remember=_forget if options.ignore_data_storage else self._recorder.remember,
             spawn=self.spawn,
             recall=self.library.recall,
-            tally=self.library.tally(spec, options),
+            tally=tally,
+            hedger=Hedger(options.hedge, clock=self._clock, tally=tally) if options.hedge else None,
+            answers=self._answers.setdefault((alike, options.cache), Answers()) if options.cache else None,
+            flights=self._flights.setdefault(alike, Flights()) if options.single_flight else None,
+            purse=self.library.purse(spec, options, tally),
         )
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

@@ -10,17 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, split_name
-from tanuki_async._records import GenerationParams, Limits, Model
+from tanuki_async._records import Budget, GenerationParams, Hedge, Limits, Model
 from tanuki_async.abc import Provider, Storage
 
 if TYPE_CHECKING:
     import httpx
 
 ModelChoice = str | Model | Sequence[str | Model]
+BudgetChoice = Budget | Sequence[Budget]
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -38,6 +39,7 @@ class SettingsKeywords(TypedDict, total=False):
     min_agreement: float
     audit_rate: float
     close_timeout: float
+    budget: BudgetChoice | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,8 @@ class Settings:
     min_agreement: float = 0.9
     audit_rate: float = 0.02
     close_timeout: float = 30.0
+    budget: tuple[Budget, ...] = ()
+    """What all functions together may spend; counted in storage, so also over restarts."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming what to write instead."""
@@ -76,6 +80,7 @@ class Settings:
         _check_shares(self)
         _check_providers(self.providers)
         _check_limits(self.limits)
+        _check_budgets(self.budget)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,10 @@ class Options:
     min_agreement: float | None = None
     audit_rate: float | None = None
     match: Callable[[Any, Any], bool] | None = None
+    hedge: Hedge | None = None
+    single_flight: bool = False
+    cache: Literal["memory", "storage"] | None = None
+    budget: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming what to write instead."""
@@ -111,11 +120,51 @@ class Options:
             raise SettingsError(f"distill_after counts examples and must be 1 or more, not {self.distill_after!r}")
         if self.match is not None and not callable(self.match):
             raise SettingsError(f"match is a function of two values that tells whether they agree, not {self.match!r}")
-        for name in ("ignore_finetune_fetching", "ignore_finetuning", "ignore_data_storage"):
+        for name in ("ignore_finetune_fetching", "ignore_finetuning", "ignore_data_storage", "single_flight"):
             if not isinstance(getattr(self, name), bool):
                 raise SettingsError(f"{name} is True or False, not {getattr(self, name)!r}")
         _check_students(self.student_model)
         _check_shares(self)
+        _check_hedge(self.hedge)
+        _check_cache(self)
+        _check_budgets(self.budget)
+
+
+def _check_hedge(hedge: object) -> None:
+    if hedge is None:
+        return
+    if not isinstance(hedge, Hedge):
+        raise SettingsError(f"hedge is True or a Hedge, such as Hedge(after=0.95, share=0.05), not {hedge!r}")
+    for name in ("after", "share"):
+        _check_numbers(hedge, name)
+        if not 0 < getattr(hedge, name) < 1:
+            raise SettingsError(f"Hedge({name}=…) lies between 0 and 1, not {getattr(hedge, name)!r}")
+
+
+def _check_cache(of: Options) -> None:
+    if of.cache not in (None, "memory", "storage"):
+        raise SettingsError(f"cache is 'memory', 'storage' or None, not {of.cache!r}")
+    if of.cache == "storage" and of.ignore_data_storage:
+        raise SettingsError(
+            "cache='storage' reads what is recorded, and ignore_data_storage records nothing; use 'memory'"
+        )
+
+
+def _check_budgets(budgets: object) -> None:
+    for budget in cast(Sequence[object], budgets) if isinstance(budgets, tuple) else (budgets,):
+        if not isinstance(budget, Budget):
+            raise SettingsError(
+                f"budget is a Budget or a list of them, such as Budget(usd=5, per='day'), not {budget!r}"
+            )
+        named = [name for name in ("usd", "tokens", "requests") if getattr(budget, name) is not None]
+        if not named:
+            raise SettingsError("a Budget limits usd, tokens or requests; name at least one")
+        _check_numbers(budget, *named)
+        for name in named:
+            if not getattr(budget, name) >= 0:
+                raise SettingsError(f"Budget({name}=…) is 0 or more, not {getattr(budget, name)!r}")
+        if budget.per not in ("day", "life"):
+            raise SettingsError(f"Budget(per=…) is 'day' or 'life', not {budget.per!r}")
 
 
 def _check_providers(providers: object) -> None:
@@ -151,7 +200,7 @@ def _check_models(*models: object) -> None:
             raise SettingsError(f"a model is written 'provider:name' or is a tanuki_async.Model, not {model!r}")
 
 
-def _check_numbers(of: Settings | Options, *names: str, whole: bool = False) -> None:
+def _check_numbers(of: Settings | Options | Hedge | Budget, *names: str, whole: bool = False) -> None:
     for name in names:
         value = getattr(of, name)
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -179,7 +228,11 @@ def build(kind: type[T], keywords: Mapping[str, Any], *, base: T | None = None) 
     if "teacher_models" in keywords:
         keywords["teacher_models"] = model_tuple(keywords["teacher_models"])
         if keywords["teacher_models"] is None and kind is Settings:
-            del keywords["teacher_models"]
+            keywords["teacher_models"] = DEFAULT_TEACHERS
+    if "budget" in keywords:
+        keywords["budget"] = _budget_tuple(keywords["budget"])
+    if kind is Options and isinstance(keywords.get("hedge"), bool):
+        keywords["hedge"] = Hedge() if keywords["hedge"] else None
     if kind is Options and "generation_params" in keywords:
         keywords["generation_params"] = generation_params(keywords["generation_params"])
     return dataclasses.replace(base, **keywords) if base is not None else kind(**keywords)
@@ -194,6 +247,12 @@ def model_tuple(choice: ModelChoice | None) -> tuple[str | Model, ...] | None:
     if not isinstance(choice, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
         raise SettingsError(f"teacher_models is a model or a list of them, not {choice!r}")
     return tuple(choice)
+
+
+def _budget_tuple(choice: Any) -> Any:
+    if choice is None:
+        return ()
+    return tuple(cast(Sequence[Any], choice)) if isinstance(choice, (list, tuple)) else (choice,)
 
 
 def generation_params(given: Mapping[str, Any] | GenerationParams | None) -> GenerationParams:

@@ -10,7 +10,6 @@ from typing import Any
 from tanuki_async._errors import StorageError
 from tanuki_async._records import Model, Usage
 
-
 LIFE = "life"
 """The period that never ends; all others are UTC days, such as `"2026-11-23"`."""
 
@@ -114,7 +113,9 @@ class Tally:
         return self.student * self.cost / self.teacher - self.audit_cost
 
     def __bool__(self) -> bool:
-        return bool(self.teacher or self.student or self.failed or self.audits or self.cached or self.usage or self.spent)
+        return bool(
+            self.teacher or self.student or self.failed or self.audits or self.cached or self.usage or self.spent
+        )
 
     def to_json(self) -> bytes:
         """Write the tally as a small JSON document."""

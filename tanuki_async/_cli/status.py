@@ -67,6 +67,8 @@ def lines(card: Card, status: Status) -> Iterator[tuple[str, str]]:
     yield "answered by", f"teacher {status.answered_by_teacher:,}, student {status.answered_by_student:,}"
     yield "other calls", f"deferred {status.deferred:,}, repaired {status.repaired:,}, failed {status.failed:,}"
     yield "audits", f"{status.audits:,}"
+    if status.cached or status.hedged:
+        yield "spared and doubled", f"cached {status.cached:,}, hedged {status.hedged:,}"
     usage = status.usage
     yield "requests", f"{usage.requests:,}"
     yield "tokens", f"{usage.input_tokens:,} in ({usage.cached_tokens:,} cached), {usage.output_tokens:,} out"
