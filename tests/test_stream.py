@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import typing
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from typing import Annotated, Any
@@ -316,6 +317,37 @@ async def test_many_streams_share_the_places(server: LoopbackServer, storage: Me
         assert at_rest(opened)
     assert server.max_in_flight == 2
     assert server.connections_made == 2  # used again
+
+
+async def test_nothing_is_left_of_many_streams_that_end_at_random_moments(storage: MemoryStorage) -> None:
+    drawn = random.Random(7)
+
+    async def answer(_: object) -> AsyncIterator[object]:
+        yield '{"value":["a"'
+        for _ in range(drawn.randrange(6)):
+            await asyncio.sleep(drawn.random() * 0.01)
+            yield ',"b"'
+        if drawn.random() < 0.3:
+            yield Fault.disconnect()
+        yield "]}"
+
+    async def consume(enough: int) -> None:
+        found = 0
+        async for _ in await names("x"):
+            found += 1
+            if found == enough:
+                break
+
+    async with LoopbackServer(answer) as server:
+        provider = OpenAICompatible(server.url, name="loopback", limits=Limits(concurrency=20))
+        async with tanuki_for(server, storage, providers=[provider]) as opened:
+            tasks = [asyncio.ensure_future(consume(drawn.randrange(1, 9))) for _ in range(200)]
+            for task in tasks[::3]:
+                asyncio.get_running_loop().call_later(drawn.random() * 0.3, task.cancel)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await until(lambda: at_rest(opened) and opened.statistics().pool.http.in_flight == 0)
+            await until(lambda: server.in_flight == 0)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "tanuki stream"]
 
 
 # Servers, clients and providers
