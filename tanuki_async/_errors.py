@@ -97,10 +97,12 @@ class PromptTooLongError(TanukiError):
 class ProviderError(TanukiError):
     """The provider did not answer the request. `tried` tells each attempt, in order.
 
-    `should_retry` is the server's own word on whether to try again, where it gives one.
+    `should_retry` is the server's own word on whether to try again, where it gives one. `begun`: a part of the answer
+    was handed over already, so the request is not simply sent again.
     """
 
     should_retry: bool | None = None
+    begun: bool = False
 
     def __init__(
         self,

@@ -103,3 +103,10 @@ async def test_the_tries_are_counted_with_the_first() -> None:
 async def test_a_bug_is_not_retried() -> None:
     with pytest.raises(ZeroDivisionError):
         await again_until([ZeroDivisionError()], FakeClock(autojump=0))
+
+
+def test_an_answer_that_had_begun_is_not_asked_for_again() -> None:
+    error = ProviderUnreachableError("cut")
+    assert is_retryable(error)
+    error.begun = True
+    assert not is_retryable(error)

@@ -219,8 +219,10 @@ async def test_without_repairs_the_error_of_the_break_is_raised(opened: Tanuki, 
     server.put(saying('{"value":[1, 2', Fault.disconnect()), saying("[", Fault.status(500, message="oh dear")))
     items = await numbers("x")
     assert await anext(items) == 1
-    with pytest.raises(ProviderUnreachableError):
+    with pytest.raises(ProviderUnreachableError) as caught:
         await anext(items)
+    assert (caught.value.begun, len(caught.value.tried)) == (True, 1)
+    assert opened.statistics().pool.accounts[0].failures == 1
     with pytest.raises(ProviderUnavailableError, match="oh dear"):
         await listed(numbers("x"))
     assert server.served == 2

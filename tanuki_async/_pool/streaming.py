@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
-from tanuki_async._errors import NotOpenError, ProviderError, TanukiError
+from tanuki_async._errors import NotOpenError, ProviderError
 from tanuki_async._pool.pool import Pool, Progress
 from tanuki_async._records import Completion, Request
 from tanuki_async.abc import Http, Provider
@@ -35,18 +35,8 @@ async def stream(
     try:
         while (piece := await pump.take()) is not None:
             yield piece
-    except _BrokenOffError as broken:
-        raise broken.error from broken.error.__cause__
     finally:
         await pump.aclose()
-
-
-class _BrokenOffError(TanukiError):
-    """A stream failed after its first piece. Not a ProviderError, which the pool might try again."""
-
-    def __init__(self, error: ProviderError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def _asking(
@@ -63,8 +53,7 @@ def _asking(
                         begun = True
                         await put(piece)
             except ProviderError as error:
-                if begun:
-                    raise _BrokenOffError(error) from error
+                error.begun = begun
                 raise
         name = type(provider).__name__
         message = f"the stream of {name} ended without a Completion; that is a bug in {name}"
