@@ -149,12 +149,22 @@ class Pool:
         self._pauses: set[asyncio.Future[None]] = set()
         self._closed = False
 
-    async def complete(self, provider: Provider, request: Request, progress: Progress) -> Completion:
-        """Ask until there is an answer, or an error that no further try can mend, whose `tried` tells all tries."""
+    async def complete(
+        self,
+        provider: Provider,
+        request: Request,
+        progress: Progress,
+        *,
+        ask: Callable[[Request, Connections], Awaitable[Completion]] | None = None,
+    ) -> Completion:
+        """Ask until there is an answer, or an error that no further try can mend, whose `tried` tells all tries.
+
+        `ask` stands in for the provider's own `complete`.
+        """
         account = self._accounts.get(id(provider)) or self._open_account(provider)
 
         async def once() -> Completion:
-            return await provider.complete(request, self._http)
+            return await (ask or provider.complete)(request, self._http)
 
         tokens = account.spendable(_size(request)) if account.tokens_rate else 0
         completion = await self._persist(account, once, tokens, request.model, progress)
