@@ -170,6 +170,31 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateHint:
+    """What a provider told of its limits beside an answer. None: nothing was told.
+
+    `requests` and `tokens` are what it allows in `seconds`. Where nothing is left of them, `…_back` says in how many
+    seconds all are back, `at_once` or bit by bit.
+    """
+
+    requests: float | None = None
+    tokens: float | None = None
+    seconds: float = 60.0
+    requests_back: float | None = None
+    tokens_back: float | None = None
+    at_once: bool = False
+
+    def pause(self, tokens: float) -> float:
+        """Seconds until the next request may go that uses as many `tokens`; 0 where something is left."""
+        waits = 0.0
+        for limit, back, needed in ((self.requests, self.requests_back, 1), (self.tokens, self.tokens_back, tokens)):
+            if back is not None:
+                share = min(1.0, needed / limit) if limit and not self.at_once else 1.0
+                waits = max(waits, back * share)
+        return waits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """What a model answered. A refusal is an error, never a completion."""
 
@@ -178,6 +203,7 @@ class Completion:
     truncated: bool = False
     model: str = ""  # the provider's own name for what answered
     request_id: str | None = None
+    rate: RateHint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from tanuki_async._errors import NotOpenError
-from tanuki_async._pool.limits import Gate, Rate
+from tanuki_async._pool.limits import Gate
 from tanuki_async._records import Limits
-from tanuki_async.testing import FakeClock
 
 
 async def test_a_gate_lets_in_as_many_as_it_has_places() -> None:
@@ -85,70 +84,3 @@ def test_a_gate_without_places_makes_no_sense() -> None:
 def test_a_limit_of_nothing_is_refused_rather_than_taken_for_none(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="None"):
         Limits(**wrong)
-
-
-async def test_fewer_than_one_request_per_minute_is_a_limit_too() -> None:
-    clock = FakeClock(autojump=0)
-    rate = Rate(0.5, clock=clock)
-    await rate.spend(1)
-    await rate.spend(1)
-    assert clock.monotonic() == pytest.approx(120)
-
-
-async def test_a_rate_gives_a_minutes_worth_at_once_and_then_as_time_goes() -> None:
-    clock = FakeClock(autojump=0)
-    rate = Rate(60, clock=clock)
-    for _ in range(60):
-        assert rate.spend_nowait(1)
-    assert not rate.spend_nowait(1)
-    await rate.spend(5)
-    assert clock.monotonic() == pytest.approx(5)
-
-
-async def test_a_big_request_is_not_overtaken() -> None:
-    clock = FakeClock(autojump=0)
-    rate, order = Rate(60, clock=clock), list[str]()
-    await rate.spend(60)
-
-    async def spend(name: str, units: float) -> None:
-        await rate.spend(units)
-        order.append(f"{name} {clock.monotonic():.0f}")
-
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(spend("big", 50))
-        tasks.create_task(spend("small", 1))
-        await asyncio.sleep(0)
-        assert not rate.spend_nowait(0.1)
-    assert order == ["big 50", "small 51"]
-
-
-async def test_a_cancelled_spender_spends_nothing() -> None:
-    clock = FakeClock()
-    rate = Rate(60, clock=clock)
-    await rate.spend(60)
-    task = asyncio.create_task(rate.spend(10))
-    await clock.wait_sleeping()
-    assert rate.waiting == 1
-    task.cancel()
-    await asyncio.wait({task})
-    await clock.advance(10)
-    assert rate.spend_nowait(10)
-    assert rate.waiting == 0
-
-
-async def test_what_was_guessed_wrong_is_corrected() -> None:
-    clock = FakeClock(autojump=0)
-    rate = Rate(60, clock=clock)
-    await rate.spend(60)
-    rate.correct(-10)
-    assert rate.spend_nowait(10)
-    rate.correct(20)
-    await rate.spend(1)
-    assert clock.monotonic() == pytest.approx(21)
-
-
-async def test_what_can_never_fit_is_told() -> None:
-    with pytest.raises(ValueError, match="never fit"):
-        await Rate(60, clock=FakeClock()).spend(61)
-    with pytest.raises(ValueError, match="greater than 0"):
-        Rate(0)

@@ -7,37 +7,37 @@ import logging
 import random as random_module
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
-from tanuki_async._errors import NotOpenError, ProviderError, TanukiError, clip
+from tanuki_async._errors import (
+    NotOpenError,
+    ProviderError,
+    QuotaExceededError,
+    RateLimitedError,
+    RequestRejectedError,
+    TanukiError,
+    clip,
+)
 from tanuki_async._pool.http import Connections, HttpStatistics
-from tanuki_async._pool.limits import Gate, Rate
+from tanuki_async._pool.lanes import Lane, LaneStatistics, Progress, describe
 from tanuki_async._pool.retry import Retry, is_retryable, try_again
-from tanuki_async._records import Completion, Limits, Model, Request, Usage
-from tanuki_async.abc import Provider
+from tanuki_async._pool.turnstile import Place, Turnstile
+from tanuki_async._pool.windows import Budget, LocalBudget
+from tanuki_async._records import Completion, Limits, Model, RateHint, Request, Usage
+from tanuki_async.abc import Http, Provider
+
+__all__ = ["AccountStatistics", "Pool", "PoolStatistics", "Progress"]
 
 logger = logging.getLogger("tanuki_async.pool")
 T = TypeVar("T")
+Outcome: TypeAlias = tuple[T, Usage, RateHint | None]
+Ask: TypeAlias = Callable[[Request, Http], Awaitable[Completion]]
 
 CONCURRENCY = 1_000
 """Requests at once for an account that names no limit."""
-
-
-class Progress:
-    """What one call is waiting for and what it has tried, so that a timeout can tell.
-
-    `deadline`, on the pool's clock, keeps the pool from waiting for a retry that would come too late. `sent_at`, on
-    the same clock, is when the exchange began that is on its way or has ended well; None while nothing is sent.
-    """
-
-    __slots__ = ("deadline", "sent_at", "tried", "waiting_for")
-
-    def __init__(self, deadline: float | None = None) -> None:
-        self.waiting_for = "its turn"
-        self.tried: list[str] = []
-        self.deadline = deadline
-        self.sent_at: float | None = None
+TURNED_AWAY = (QuotaExceededError, RateLimitedError, RequestRejectedError)
+"""Requests that end so have used no tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ class AccountStatistics:
     retries: int = 0
     failures: int = 0
     usage: Usage = field(default_factory=Usage)
+    models: tuple[LaneStatistics, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +74,14 @@ class PoolStatistics:
 
 
 class _Account:
-    """The state of one provider account on one loop."""
+    """What is counted of one provider account on one loop, and the turnstiles in front of it by what they are for."""
 
-    def __init__(self, provider: Provider, limits: Limits, clock: Clock) -> None:
+    def __init__(self, provider: Provider) -> None:
         self.provider = provider  # keeps its id from being given to another
-        self.gate = Gate(limits.concurrency or CONCURRENCY)
-        self.requests_rate = Rate(limits.requests_per_minute, clock=clock) if limits.requests_per_minute else None
-        self.tokens_rate = Rate(limits.tokens_per_minute, clock=clock) if limits.tokens_per_minute else None
-        self.limited = self.requests_rate is not None or self.tokens_rate is not None
-        self.waits_at_gate = f"a place among {provider.name}'s {self.gate.places} requests at once"
-        self.waits_for_limit = f"{provider.name}'s limit per minute"
-        self.waits_for_answer = f"an answer from {provider.name}"
-        self.pausing = self.requests = self.retries = self.failures = 0
+        self.turnstiles: dict[str, Turnstile] = {}
+        self.lanes: list[Lane] = []
+        self.pausing = self.retries = self.failures = 0
         self.input_tokens = self.cached_tokens = self.output_tokens = self.reasoning_tokens = self.answers = 0
-
-    def spendable(self, tokens: float) -> float:
-        """Tokens to spend on a request: one that is too large for the limit is for the provider to judge."""
-        return min(tokens, self.tokens_rate.burst) if self.tokens_rate else 0
-
-    def unspend(self, tokens: float) -> None:
-        """Give back what a request was to cost that is not sent after all."""
-        if self.requests_rate:
-            self.requests_rate.correct(-1)
-        if self.tokens_rate:
-            self.tokens_rate.correct(-tokens)
 
     def count(self, usage: Usage) -> None:
         self.answers += usage.requests
@@ -106,13 +91,13 @@ class _Account:
         self.reasoning_tokens += usage.reasoning_tokens
 
     def statistics(self) -> AccountStatistics:
-        rates = (self.requests_rate, self.tokens_rate)
+        lanes = self.lanes
         return AccountStatistics(
             provider=self.provider.name,
-            in_flight=self.gate.inside,
-            waiting=self.gate.waiting + sum(rate.waiting for rate in rates if rate),
+            in_flight=sum(lane.inside for lane in lanes),
+            waiting=sum(lane.waiting for lane in lanes),
             pausing=self.pausing,
-            requests=self.requests,
+            requests=sum(lane.requests for lane in lanes),
             retries=self.retries,
             failures=self.failures,
             usage=Usage(
@@ -122,13 +107,28 @@ class _Account:
                 output_tokens=self.output_tokens,
                 reasoning_tokens=self.reasoning_tokens,
             ),
+            models=tuple(lane.statistics() for lane in lanes),
         )
 
 
-class Pool:
-    """One gate, one set of limits and one account of use per provider instance; connections shared by all.
+@dataclass(slots=True, eq=False)
+class _Trip(Generic[T]):
+    """One call on its way: what stays the same over its tries."""
 
-    What merely waits, for a limit or for a retry, holds no place and no connection. A cancelled call gives back all.
+    account: _Account
+    lane: Lane
+    once: Callable[[], Awaitable[Outcome[T]]]
+    tokens: float
+    progress: Progress
+    ticket: int = 0
+
+
+class Pool:
+    """One turnstile for all calls that share limits; connections shared by all.
+
+    `limits` are by provider name, for all its models together, or by `"provider:model"`: such a model then has limits
+    of its own and does not count towards the others. What a provider tells, and how it fares, is learnt per model.
+    What merely waits holds no place and no connection. A cancelled call gives back all.
     """
 
     def __init__(
@@ -139,55 +139,49 @@ class Pool:
         random: Callable[[], float] = random_module.random,
         limits: Mapping[str, Limits] | None = None,
         tries: int = 6,
+        budget: Callable[[str, Limits], Budget | None] | None = None,
     ) -> None:
         self._http = http
         self._clock = clock
         self._random = random
         self._limits = dict(limits or {})
+        self._budget = budget or self._local_budget
         self._retry = Retry(tries=tries)
         self._accounts: dict[int, _Account] = {}
+        self._lanes: dict[tuple[int, str], tuple[_Account, Lane]] = {}
         self._pauses: set[asyncio.Future[None]] = set()
+        self._arrived = 0
         self._closed = False
 
     async def complete(
-        self,
-        provider: Provider,
-        request: Request,
-        progress: Progress,
-        *,
-        ask: Callable[[Request, Connections], Awaitable[Completion]] | None = None,
+        self, provider: Provider, request: Request, progress: Progress, *, ask: Ask | None = None
     ) -> Completion:
         """Ask until there is an answer, or an error that no further try can mend, whose `tried` tells all tries.
 
-        `ask` stands in for the provider's own `complete`.
+        `ask` makes one exchange instead of `provider.complete`.
         """
-        account = self._accounts.get(id(provider)) or self._open_account(provider)
+        model, ask = request.model, ask or provider.complete
 
-        async def once() -> Completion:
-            return await (ask or provider.complete)(request, self._http)
+        async def once() -> Outcome[Completion]:
+            completion = await ask(request, self._http)
+            return completion, completion.usage, completion.rate
 
-        tokens = account.spendable(_size(request)) if account.tokens_rate else 0
-        completion = await self._persist(account, once, tokens, request.model, progress)
-        account.count(completion.usage)
-        if account.tokens_rate:
-            account.tokens_rate.correct(completion.usage.input_tokens + completion.usage.output_tokens - tokens)
-        return completion
+        account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
+        tokens = _size(request, lane) if lane.counts_tokens else 0
+        return await self._bring(_Trip(account, lane, once, tokens, progress))
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
     ) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order, with the same care as `complete`."""
-        account = self._accounts.get(id(provider)) or self._open_account(provider)
 
-        async def once() -> tuple[list[list[float]], Usage]:
-            return await provider.embed(model, texts, self._http)
+        async def once() -> Outcome[tuple[list[list[float]], Usage]]:
+            vectors, usage = await provider.embed(model, texts, self._http)
+            return (vectors, usage), usage, None
 
-        tokens = account.spendable(sum(map(len, texts)) // 4) if account.tokens_rate else 0
-        vectors, usage = await self._persist(account, once, tokens, model, progress)
-        account.count(usage)
-        if account.tokens_rate and usage.input_tokens:
-            account.tokens_rate.correct(usage.input_tokens - tokens)
-        return vectors, usage
+        account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
+        tokens = sum(map(len, texts)) // 4 if lane.counts_tokens else 0
+        return await self._bring(_Trip(account, lane, once, tokens, progress))
 
     def statistics(self) -> PoolStatistics:
         """Tell what each account does now and did so far."""
@@ -198,96 +192,111 @@ class Pool:
         """Close the connections. Calls that wait or are on their way end with NotOpenError. Safe to call twice."""
         self._closed = True
         for account in self._accounts.values():
-            account.gate.close()
+            for turnstile in account.turnstiles.values():
+                turnstile.close()
         for pause in self._pauses:
             pause.cancel()
         await self._http.aclose()
 
-    def _open_account(self, provider: Provider) -> _Account:
+    def _open_lane(self, provider: Provider, model: Model) -> tuple[_Account, Lane]:
         if self._closed:
             raise NotOpenError("the pool is closed")
-        account = _Account(provider, self._limits.get(provider.name, provider.limits), self._clock)
-        self._accounts[id(provider)] = account
-        return account
+        account = self._accounts.get(id(provider))
+        if account is None:
+            account = self._accounts[id(provider)] = _Account(provider)
+        name = f"{provider.name}:{model.name}"
+        name = name if name in self._limits else provider.name
+        turnstile = account.turnstiles.get(name)
+        if turnstile is None:
+            limits = self._limits.get(name, provider.limits)
+            places = limits.concurrency or CONCURRENCY
+            turnstile = Turnstile(name, limits, places, self._budget(name, limits), self._clock)
+            account.turnstiles[name] = turnstile
+        lane = Lane(model, turnstile, self._clock)
+        account.lanes.append(lane)
+        turnstile.add(lane)
+        self._lanes[id(provider), model.name] = account, lane
+        return account, lane
 
-    async def _persist(
-        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: float, model: Model, progress: Progress
-    ) -> T:
-        started, already = self._clock.monotonic(), len(progress.tried)
+    def _local_budget(self, name: str, limits: Limits) -> Budget | None:
+        limited = limits.requests_per_minute or limits.tokens_per_minute
+        return LocalBudget.of(limits, self._clock) if limited else None
 
-        async def attempt() -> T:
-            try:
-                return await self._attempt(account, once, tokens, model, progress)
-            except ProviderError as error:
-                progress.sent_at = None
-                progress.tried.append(f"{_what(error)} after {self._clock.monotonic() - started:.1f} s")
-                raise
-
-        async def again() -> T:
-            account.retries += 1
-            return await attempt()
-
+    async def _bring(self, trip: _Trip[T]) -> T:
+        self._arrived += 1
+        trip.ticket, progress = self._arrived, trip.progress
+        if progress.started is None:
+            progress.started = self._clock.monotonic()
         try:
             try:
-                return await attempt()
+                result, usage, _ = await self._attempt(trip)
             except ProviderError as error:
                 if not is_retryable(error):
                     raise
-                return await try_again(
-                    again,
-                    error,
-                    policy=self._retry,
-                    pause=lambda seconds: self._pause(account, seconds, progress),
-                    seconds_left=lambda: progress.deadline and progress.deadline - self._clock.monotonic(),
-                    draw=self._random,
-                )
+                result, usage, _ = await self._insist(trip, error)
         except ProviderError as error:
-            account.failures += 1
-            error.tried = tuple(progress.tried[already:])
+            trip.account.failures += 1
+            error.tried = tuple(progress.tried)
             raise
+        trip.account.count(usage)
+        return result
 
-    async def _attempt(
-        self, account: _Account, once: Callable[[], Awaitable[T]], tokens: float, model: Model, progress: Progress
-    ) -> T:
-        if account.limited:
-            progress.waiting_for = account.waits_for_limit
-            await self._spend(account, tokens)
-        gate = account.gate
-        if not gate.enter_nowait():
-            progress.waiting_for = account.waits_at_gate
-            try:
-                await gate.enter()
-            except BaseException:
-                account.unspend(tokens)
-                raise
+    async def _insist(self, trip: _Trip[T], error: ProviderError) -> Outcome[T]:
+        progress, circuit = trip.progress, trip.lane.circuit
+
+        async def again() -> Outcome[T]:
+            trip.account.retries += 1
+            return await self._attempt(trip)
+
+        def seconds_left() -> float | None:
+            if progress.others and circuit.probe_at is not None:
+                return 0.0  # another teacher can answer, and this one does not
+            return progress.deadline and progress.deadline - self._clock.monotonic()
+
+        return await try_again(
+            again,
+            error,
+            policy=self._retry,
+            pause=lambda seconds: self._pause(trip, seconds),
+            seconds_left=seconds_left,
+            draw=self._random,
+        )
+
+    async def _attempt(self, trip: _Trip[T]) -> Outcome[T]:
+        lane, progress = trip.lane, trip.progress
+        place = lane.turnstile.enter_nowait(lane, trip.tokens) or await lane.turnstile.enter(
+            lane, trip.tokens, trip.ticket, progress
+        )
         try:
-            account.requests += 1
-            progress.waiting_for = account.waits_for_answer
+            progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
-            return await once()
+            outcome = await trip.once()
+            lane.answered()
+            if outcome[2] is not None:
+                lane.hear(outcome[2], outcome[1])
+            if lane.counts_tokens:
+                place.settle(outcome[1])
+            return outcome
+        except ProviderError as error:
+            self._failed(place, error, progress)
+            raise
         except TanukiError:
             raise
         except Exception as error:  # a provider may be anybody's: its bug must not pass for the user's, nor be retried
-            name = type(account.provider).__name__
-            logger.exception("pool: %s raised something that is not a ProviderError", name)
-            message = f"{name} failed with {type(error).__name__}: {clip(str(error))}; that is a bug in {name}"
-            raise ProviderError(message, account.provider.name, model.name) from error
+            raise _bug(trip.account.provider, lane.model, error) from error
         finally:
-            gate.leave()
+            place.leave()
 
-    async def _spend(self, account: _Account, tokens: float) -> None:
-        if self._closed:
-            raise NotOpenError("the pool is closed")
-        if (rate := account.requests_rate) and not rate.spend_nowait(1):
-            await self._unless_closed(rate.spend(1))
-        if (rate := account.tokens_rate) and not rate.spend_nowait(tokens):
-            try:
-                await self._unless_closed(rate.spend(tokens))
-            except BaseException:
-                account.unspend(0)
-                raise
+    def _failed(self, place: Place, error: ProviderError, progress: Progress) -> None:
+        progress.sent_at = None
+        progress.note(place.lane, describe(error), self._clock.monotonic())
+        progress.sent_at = None
+        if isinstance(error, TURNED_AWAY):
+            place.refund()
+        place.lane.failed(error, place.number)
 
-    async def _pause(self, account: _Account, seconds: float, progress: Progress) -> None:
+    async def _pause(self, trip: _Trip[T], seconds: float) -> None:
+        account, progress = trip.account, trip.progress
         last = progress.tried[-1] if progress.tried else "a failure"
         progress.waiting_for = f"the next try in {seconds:.1f} s, after {last}"
         logger.debug("pool: %s: next try in %.2f s, after %s", account.provider.name, seconds, last)
@@ -312,18 +321,20 @@ class Pool:
             self._pauses.discard(pause)
 
 
+def _bug(provider: Provider, model: Model, error: Exception) -> ProviderError:
+    name = type(provider).__name__
+    logger.error("pool: %s raised something that is not a ProviderError", name, exc_info=error)
+    message = f"{name} failed with {type(error).__name__}: {clip(str(error))}; that is a bug in {name}"
+    return ProviderError(message, provider.name, model.name)
+
+
 def _being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def _what(error: ProviderError) -> str:
-    if error.status is not None:
-        return f"HTTP {error.status}"
-    return clip(error.message, 60)
-
-
-def _size(request: Request) -> int:
+def _size(request: Request, lane: Lane) -> float:
     from tanuki_async._codec.tokens import size
 
-    return size(request.head, request.turns) + (request.max_tokens or request.head.params.max_new_tokens or 0)
+    answer = request.max_tokens or request.head.params.max_new_tokens or lane.usual_output
+    return size(request.head, request.turns) + answer

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from tanuki_async._errors import ProviderError, ProviderUnavailableError, RefusalError, clip
 from tanuki_async._records import Completion, Reply, Usage
 from tanuki_async.providers._errors import error_from, readable
+from tanuki_async.providers._rates import rate_from
 from tanuki_async.providers._secrets import without
 
 
@@ -118,6 +119,7 @@ def completion_from(reply: Reply, *, provider: str, model: str, secrets: Sequenc
         truncated=truncated,
         model=envelope.get("model") or model,
         request_id=request_id,
+        rate=rate_from(reply.headers),
     )
 
 
