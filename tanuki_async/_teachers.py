@@ -6,6 +6,7 @@ import importlib
 
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import split_name
+from tanuki_async._prices import filled
 from tanuki_async._records import Model
 from tanuki_async._route import Teacher
 from tanuki_async._settings import Options, Settings, nearest
@@ -43,10 +44,10 @@ class Teachers:
 
     def _teacher(self, choice: str | Model) -> Teacher:
         if isinstance(choice, Model):
-            return Teacher(self._provider(choice.provider), choice)
+            return Teacher(self._provider(choice.provider), filled(choice))
         provider_name, model_name = split_name(choice)
         provider = self._provider(provider_name)
-        return Teacher(provider, provider.model(model_name))
+        return Teacher(provider, filled(provider.model(model_name)))
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:

@@ -283,14 +283,14 @@ async def test_storage_brings_answers_over_a_restart(server: LoopbackServer, gat
         await words("a b")
         await words("c")
         await tanuki.feedback(words, ["see"], "c")
-    files = len(list(tmp_path.rglob("*")))
+    files = len(list(tmp_path.rglob("*")))  # noqa: ASYNC240
 
     async with tanuki_for(server, FilesystemStorage(tmp_path)):
         assert await words("a b") == ["a", "b"]
         assert await words("c") == ["see"]
 
     assert server.served == 2
-    assert len(list(tmp_path.rglob("*"))) <= files + 1  # no file per answer
+    assert len(list(tmp_path.rglob("*"))) <= files + 1  # noqa: ASYNC240  # no file per answer
 
 
 async def test_answers_of_another_teacher_are_not_used(server: LoopbackServer, gate: Gate) -> None:

@@ -47,6 +47,12 @@ async def called(text: str, *, strict: bool = False) -> int:
     ...
 
 
+@tanuki.patch(hedge=tanuki.Hedge(after=0.9), single_flight=True, cache="memory", budget=tanuki.Budget(usd=1, per="day"))
+async def careful(text: str) -> Mood:
+    """Classify the sentiment of a message."""
+    ...
+
+
 @tanuki.patch(timeout=10, teacher_models=["openai:gpt-6-luna"], student_model=None, generation_params={"seed": 1})
 async def configured(first: int, *rest: int, **named: str) -> list[Address]:
     """Make addresses."""
@@ -147,6 +153,7 @@ def plain(text: str) -> str:
 
 tanuki.patch(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 tanuki.patch(timeuot=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+tanuki.patch(cache="disk")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 tanuki.patch(timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 tanuki.align(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
