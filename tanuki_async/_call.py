@@ -133,11 +133,13 @@ async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing
         largest=lambda: desk.largest_part(turn),
         answer=desk.options.generation_params.max_new_tokens,
     )
+    progress.others = len(able) > 1
     for teacher in able[:-1]:
         try:
             return await converse(desk, teacher, bound, turn, progress, auditing=auditing)
         except TAKE_OVER as error:
             logger.warning("%s(): the next teacher takes over: %s", desk.spec.name, error)
+    progress.others = False
     return await converse(desk, able[-1], bound, turn, progress, auditing=auditing)
 
 

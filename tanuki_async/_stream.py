@@ -127,6 +127,7 @@ async def _from_teachers(desk: Desk, bound: Call, progress: Progress) -> AsyncGe
         answer=desk.options.generation_params.max_new_tokens,
     )
     for place, teacher in enumerate(able, 1):
+        progress.others = place < len(able)
         try:
             async with aclosing(_converse(desk, teacher, told, progress)) as items:
                 async for item in items:
