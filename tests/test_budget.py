@@ -2,7 +2,9 @@
 
 import asyncio
 import pickle
+import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Literal
 
 import pytest
@@ -307,3 +309,35 @@ def test_a_tally_keeps_life_and_the_latest_day() -> None:
     again = Tally.from_json(tally.to_json())
     again.add(tally)
     assert again.spent == {"life": Spent(3.0, 30, 4), "2026-01-02": Spent(1.0, 10, 2)}
+
+
+async def test_calls_that_end_at_random_moments_leave_nothing_set_aside(storage: MemoryStorage) -> None:
+    drawn = random.Random(11)
+
+    async def answer(_: object) -> Any:
+        await asyncio.sleep(drawn.random() * 0.02)
+        return drawn.choice([GOOD, GOOD, GOOD, Fault.status(400), Fault.disconnect(), "nonsense"])
+
+    async def call(mood: Any, text: str) -> None:
+        with suppress(TimeoutError, tanuki.TanukiError):
+            async with asyncio.timeout(drawn.random() * 0.2):
+                await mood(text)
+
+    async with LoopbackServer(answer) as server, tanuki_for(server, storage, budget=Budget(requests=10_000)) as opened:
+        mood = stub(
+            budget=Budget(usd=0.3), teacher_models=PRICED, single_flight=True, cache="memory",
+            hedge=tanuki.Hedge(after=0.5, share=0.5), timeout=2,
+        )  # fmt: skip
+        for calls in (100, 300):  # the first ones tell how long requests take
+            await asyncio.gather(*(call(mood, f"x {drawn.randrange(200)}") for _ in range(calls)))
+        await asyncio.sleep(0.01)
+
+        assert at_rest(opened)
+        assert not any(opened._flights.values())
+        for account in opened.library._accounts.values():
+            assert account.aside.requests == account.aside.tokens == 0
+            assert account.aside.usd == pytest.approx(0, abs=1e-12)
+        found = await tanuki.status(mood)
+        assert found.hedged
+        assert found.cached
+        assert found.cost <= 0.3
