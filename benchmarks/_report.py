@@ -7,17 +7,26 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
+
+
+def import_from_here() -> None:
+    """Let `import tanuki_async` find this repository, installed or not."""
+    sys.path.insert(0, str(ROOT))
+
 
 def surroundings() -> dict[str, Any]:
     """What a reader must know to judge the figures; taken at the start."""
     return {
         "command": shlex.join(["python", *sys.argv]),
+        "revision": _revision(),
         "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "machine": platform.platform(),
@@ -57,6 +66,15 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _revision() -> str:
+    """The commit, with `-dirty` where files were changed since; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 def _processor() -> str:

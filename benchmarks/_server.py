@@ -1,4 +1,4 @@
-"""The server that all clients talk to, in a process of its own: answers at once, or after 200 ms if the text says so.
+"""The server that all clients talk to, in a process of its own: answers at once, or later if the text says so.
 
     python benchmarks/_server.py     prints its base URL; ends when its standard input does
 
@@ -15,17 +15,17 @@ import sys
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+import _report
+
+_report.import_from_here()
 
 from tanuki_async._records import Reply  # noqa: E402
 from tanuki_async.testing import LoopbackServer  # noqa: E402
 
 ANSWER = '{"label":"good","score":0.93}'
-LATE, LATE_SECONDS = b"[200 ms]", 0.2
+LATE = {b"[200 ms]": 0.2, b"[8 s]": 8.0}  # in the text of a request: seconds before its answer
 FRAME: dict[str, Any] = {
     "id": "chatcmpl-00000001",
     "created": 1_795_300_000,
@@ -63,11 +63,14 @@ def answer(request: Any) -> Reply | Coroutine[Any, Any, Reply]:
     body: bytes = request.body
     tool = json.loads(body)["tools"][0]["function"]["name"] if b'"tools":' in body else None
     reply = reply_for(tool, streaming=b'"stream":true' in body or b'"stream": true' in body)
-    return later(reply) if LATE in body else reply
+    for mark, seconds in LATE.items():
+        if mark in body:
+            return later(reply, seconds)
+    return reply
 
 
-async def later(reply: Reply) -> Reply:
-    await asyncio.sleep(LATE_SECONDS)
+async def later(reply: Reply, seconds: float) -> Reply:
+    await asyncio.sleep(seconds)
     return reply
 
 

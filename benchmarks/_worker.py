@@ -6,6 +6,7 @@ Started by the scripts beside it with the Python of the client's own environment
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import itertools
 import json
@@ -27,7 +28,9 @@ async def main(name: str, url: str, scratch: Path) -> None:
         say({"rss_mb": memory("VmRSS"), "cpu_s": time.process_time()})
         numbers = itertools.count()
         while line := await asyncio.to_thread(sys.stdin.readline):
-            say(await phase(call, numbers, **json.loads(line)))
+            told = json.loads(line)
+            measure = hold if "held" in told else phase
+            say(await measure(call, numbers, **told))
 
 
 def say(figures: dict[str, Any]) -> None:
@@ -48,11 +51,32 @@ async def phase(
     """Measure as many calls as take about `seconds`, at least `waves` times as many as there are in flight."""
     text = ("[200 ms] " if late else "") + TEXT
     count = max(in_flight, 20)
-    first = await burst(call, text, numbers, in_flight, count)
+    while (first := await burst(call, text, numbers, in_flight, count))["seconds"] < 0.1 and count < most:
+        count *= 3
     if not warm or first["seconds"] > LONG_WARM_UP:
         return first
     count = min(most, max(waves * in_flight, 20, round(count * seconds / first["seconds"])))
     return await burst(call, text, numbers, in_flight, count)
+
+
+async def hold(
+    call: Callable[[str], Awaitable[Any]], numbers: Iterator[int], *, held: int, rest: float
+) -> dict[str, Any]:
+    """Have `held` calls wait for their answers at the same time; what that takes of memory, a call."""
+    texts = [("[8 s] " + TEXT).format(next(numbers)) for _ in range(held)]
+    gc.collect()
+    before = memory("VmRSS")
+    callers = [asyncio.create_task(_once(call, text)) for text in texts]
+    await asyncio.sleep(rest)
+    gc.collect()
+    during, waiting = memory("VmRSS"), sum(not task.done() for task in callers)
+    await asyncio.gather(*callers)
+    kib = None if before is None or during is None else (during - before) * 1024 / held
+    return {"held": waiting, "kib_per_call": kib, "rss_mb": during}
+
+
+async def _once(call: Callable[[str], Awaitable[Any]], text: str) -> None:
+    await call(text)
 
 
 async def burst(

@@ -1,4 +1,4 @@
-"""pydantic-ai: an Agent with an output type, over a client that is made for many connections."""
+"""pydantic-ai: an Agent with an output type, over the client of the openai SDK."""
 
 from __future__ import annotations
 
