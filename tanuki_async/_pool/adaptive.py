@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-STEPS = 32
-"""Rounds of answers in which nothing grows to everything."""
 SPREAD = 0.5
 """Seconds over which the starts of one round are spread while less than everything is allowed."""
 _AHEAD = 0.02  # seconds' worth of starts that may come together, so that timers need not be finer
@@ -17,11 +15,12 @@ class Pace:
     Requests count up: what was sent before the last slow-down tells nothing new when it fails.
     """
 
-    __slots__ = ("_follows", "_until", "allowed", "places")
+    __slots__ = ("_follows", "_step", "_until", "allowed", "places")
 
     def __init__(self, places: int) -> None:
         self.places = places
         self.allowed = float(places)
+        self._step = 1.0
         self._until = 0  # the last request that was sent before the last slow-down
         self._follows = -math.inf  # the moment at which the last start would have been due
 
@@ -34,18 +33,19 @@ class Pace:
         """Halve what is allowed, as request `number` was too much while `inside` ran; True if that was news."""
         if number <= self._until:
             return False
-        self._until = sent
+        self._until, self._step = sent, 1.0
         self.allowed = max(1.0, min(self.allowed, inside) / 2)
         return True
 
     def restart(self, sent: int) -> None:
         """Allow one at a time, and then ever more."""
-        self._until, self.allowed = sent, 1.0
+        self._until, self._step, self.allowed = sent, 1.0, 1.0
 
     def faster(self) -> None:
-        """Count one answer: a round of them allows a step more."""
-        step = max(1.0, self.places / STEPS)
-        self.allowed = min(float(self.places), self.allowed + step / self.allowed)
+        """Count one answer: a round of them allows a step more, and makes the next step larger by one."""
+        share = 1 / self.allowed
+        self.allowed = min(float(self.places), self.allowed + self._step * share)
+        self._step += share
 
     def wait(self, now: float, inside: int) -> float | None:
         """Tell in how many seconds one more may start; None for: when one has ended."""

@@ -168,12 +168,17 @@ class Lane:
         if self.calm:
             return 0.0
         waits = max(self.paused_until - now, self.circuit.wait(now))
-        if not self.pace.full:
+        alone = self.inside == 0 and self.waiting <= 1  # who is, waits as told and no longer
+        if not (alone or self.pace.full or self.circuit.probe_at is not None):
             paced = self.pace.wait(now, self.inside)
             return None if paced is None else max(waits, paced)
-        if waits <= 0 and self.circuit.probe_at is None:
+        if waits <= 0 and self.pace.full and self.circuit.probe_at is None:
             self.calm = True
         return max(0.0, waits)
+
+    def paused_for(self) -> float:
+        """Tell for how many seconds more nothing may start."""
+        return max(0.0, self.paused_until - self.clock.monotonic())
 
     def refusal(self, progress: Progress, now: float) -> ProviderError | None:
         """Make the error for a call that need not wait: another teacher can answer, or it would be too late."""
@@ -290,7 +295,7 @@ class Lane:
 
     def statistics(self) -> LaneStatistics:
         """Tell how it fares."""
-        now, ours = self.clock.monotonic(), self.turnstile.limits
+        ours = self.turnstile.limits
         told = self.told.limits() if self.told else Limits()
         return LaneStatistics(
             model=self.model.name,
@@ -302,7 +307,7 @@ class Lane:
                 tokens_per_minute=told.tokens_per_minute or ours.tokens_per_minute,
                 concurrency=ours.concurrency,
             ),
-            paused_for=max(0.0, self.paused_until - now),
+            paused_for=self.paused_for(),
             circuit=self.circuit.state(),
         )
 

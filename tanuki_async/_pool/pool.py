@@ -296,6 +296,11 @@ class Pool:
         place.lane.failed(error, place.number)
 
     async def _pause(self, trip: _Trip[T], seconds: float) -> None:
+        """Wait between two tries, beyond what the model's own pause takes: that is waited for in the queue."""
+        if queued := trip.lane.paused_for():
+            seconds -= queued
+            if seconds <= 0:
+                return
         account, progress = trip.account, trip.progress
         last = progress.tried[-1] if progress.tried else "a failure"
         progress.waiting_for = f"the next try in {seconds:.1f} s, after {last}"
