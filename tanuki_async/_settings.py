@@ -55,7 +55,8 @@ class Settings:
     embedding_model: str | Model = DEFAULT_EMBEDDING
     student_model: str | None = "auto"
     limits: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
-    """Limits by provider name; they replace the provider's own."""
+    """Limits by provider name, for its models together, or by `"provider:model"`, for that model alone, which then does
+    not count towards the others. They replace the provider's own."""
     http_client: Any = None
     """An `httpx.AsyncClient` (or httpx2's) to use for everything; it stays open when the Tanuki closes."""
     flush_interval: float = 0.05
