@@ -120,9 +120,6 @@ def files(directory: Path) -> set[str]:
     return {name for _, _, names in os.walk(directory) for name in names}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="_distill.scheduler: _settle warns anew for each audit that was on its way at the withdrawal"
-)
 async def test_a_withdrawn_student_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     storage = MemoryStorage()
     distiller = Distiller(storage, owner="test")

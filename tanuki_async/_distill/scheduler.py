@@ -345,7 +345,9 @@ class Distiller:
         if state.student is None:  # another one that took its place is loaded at the next look
             self._reverted += state.phase == "reverted" and watched.state.phase != "reverted"
             watched.dismiss(refuse=True)
-            logger.warning("%s: the student is withdrawn: %s", watched.task.name, state.reason)
+            if watched.withdrawn != key:  # and not again for each audit that was on its way
+                watched.withdrawn = key
+                logger.warning("%s: the student is withdrawn: %s", watched.task.name, state.reason)
         watched.state = state
 
     def _progress(self, watched: Watched, state: State) -> str:

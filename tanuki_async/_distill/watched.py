@@ -37,6 +37,7 @@ class Watched:
         self.step: asyncio.Task[State] | None = None
         self.serving: Student | None = None
         self.serving_key: str | None = None
+        self.withdrawn: str | None = None  # a student's key whose end was told
         self.refused: str | None = None  # a student's key that is not to be used here
         self.pending = self.fresh()
         self._random = random
@@ -76,7 +77,7 @@ class Watched:
 
     def dismiss(self, *, refuse: bool = False) -> None:
         """Let the teacher answer all; `refuse` keeps this student away even if storage still names it."""
-        if refuse:
+        if refuse and self.serving_key is not None:  # it may have been dismissed already
             self.refused = self.serving_key
         self.serving = self.serving_key = None
 
