@@ -58,11 +58,11 @@ Results = dict[str, dict[str, list[Figures]]]  # client → phase → one per ro
 
 def levels(seconds: float) -> list[dict[str, dict[str, Any]]]:
     """What is measured one after the other; the phases of one level belong together, for their warm connections."""
-    many = {"in_flight": 1_000, "seconds": seconds}
+    many = {"in_flight": 1_000, "seconds": 3 * seconds}
     return [
         {"1": {"in_flight": 1, "seconds": seconds}},
         {"32": {"in_flight": 32, "seconds": seconds, "waves": 8}},
-        {"256": {"in_flight": 256, "seconds": seconds, "waves": 2}},
+        {"256": {"in_flight": 256, "seconds": 2 * seconds, "waves": 2}},
         {"1000": many, "1000 late": {**many, "seconds": 4 * seconds, "late": True}},
     ]
 

@@ -1,0 +1,64 @@
+"""The benchmarks run and write what a reader of their results needs. Nothing is installed, no figure is judged."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+QUICK = ["bench_call.py", "bench_import.py", "bench_map.py", "bench_limits.py", "bench_filter.py"]
+
+
+def run(script: str, results: Path, env: dict[str, str], *more: str) -> tuple[dict[str, Any], str]:
+    command = [sys.executable, str(BENCHMARKS / script), "--quick", "--json", str(results), *more]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=55)
+    assert done.returncode == 0, done.stderr
+    return json.loads(results.read_text()), done.stdout
+
+
+@pytest.mark.parametrize("script", QUICK)
+def test_a_benchmark_runs_and_tells_its_surroundings(
+    script: str, tmp_path: Path, subprocess_env: dict[str, str]
+) -> None:
+    told, shown = run(script, tmp_path / "results" / "of.json", subprocess_env)
+
+    assert shown.strip()
+    assert script in told["command"]
+    assert {"python", "machine", "cores", "load_at_start", "load_at_end", "revision"} <= told.keys()
+
+
+def test_the_call_benchmark_keeps_each_figure_of_each_client(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    told, shown = run("bench_call.py", tmp_path / "call.json", subprocess_env, "--clients", "bare,ours")
+
+    assert "tanuki_async" in shown
+    assert list(told["rounds"]) == ["bare", "ours"]
+    for client in told["rounds"].values():
+        for phase in ("1", "32", "32 late"):
+            assert [figure for figure in client[phase] if "error" in figure] == []
+            assert client[phase][0]["calls"] > 0
+            assert client[phase][0]["cpu_ms"] > 0
+    assert told["weights"]["ours"]["versions"]["pydantic"]
+    assert told["ratios"]
+
+
+def test_the_picture_is_drawn_from_the_kept_figures(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "benchmark.png"
+
+    run("bench_call.py", tmp_path / "call.json", subprocess_env, "--clients", "ours", "--plot", str(picture))
+
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_scripts_explain_themselves(subprocess_env: dict[str, str]) -> None:
+    for script in QUICK:
+        command = [sys.executable, str(BENCHMARKS / script), "--help"]
+        told = subprocess.run(command, env=subprocess_env, capture_output=True, text=True, check=True).stdout
+        assert "--json" in told
+        assert "--repeats" in told
