@@ -47,7 +47,7 @@ TAKE_OVER = (
 
 
 async def call(desk: Desk, bound: Call) -> Any:
-    """Answer one call within its deadline: from the student if it is sure, else from the first teacher that can."""
+    """Answer one call within its deadline. What ends it is counted, and a timeout says what was waited for."""
     progress = Progress(desk.clock.monotonic() + desk.options.timeout)
     deadline = asyncio.timeout(desk.options.timeout)
     try:
@@ -56,15 +56,7 @@ async def call(desk: Desk, bound: Call) -> Any:
                 progress.waiting_for = "storage, for its examples"
                 await desk.recall()
                 progress.waiting_for = "its turn"
-            answer = ABSTAIN if desk.answers is None else from_answers(desk, bound, desk.answers)
-            if answer is ABSTAIN:
-                answer = await from_student(desk, bound)
-            if answer is ABSTAIN and desk.flights is not None:
-                answer = await from_flight(desk, bound, progress, desk.flights)
-            elif answer is ABSTAIN:
-                answer = (await from_teachers(desk, bound, progress)).value
-                desk.tally.teacher += 1
-            return answer
+            return await answer(desk, bound, progress)
     except TimeoutError as error:
         desk.tally.failed += 1
         if deadline.expired():
@@ -73,6 +65,19 @@ async def call(desk: Desk, bound: Call) -> Any:
     except Exception:
         desk.tally.failed += 1
         raise
+
+
+async def answer(desk: Desk, bound: Call, progress: Progress) -> Any:
+    """Take what was kept from before, else what the student is sure of, else ask the first teacher that can answer."""
+    if desk.answers is not None and (kept := from_answers(desk, bound, desk.answers)) is not ABSTAIN:
+        return kept
+    if (sure := await from_student(desk, bound)) is not ABSTAIN:
+        return sure
+    if desk.flights is not None:
+        return await from_flight(desk, bound, progress, desk.flights)
+    parsed = await from_teachers(desk, bound, progress)
+    desk.tally.teacher += 1
+    return parsed.value
 
 
 def from_answers(desk: Desk, bound: Call, answers: Answers) -> Any:
