@@ -504,6 +504,25 @@ async def test_the_last_teachers_error_is_raised(
         with pytest.raises(QuotaExceededError) as caught:
             await classify("x")
     assert caught.value.provider == "second"
+    assert [tried.partition(" after")[0] for tried in caught.value.tried] == [
+        "loopback:small: HTTP 401", "second:large: HTTP 429",
+    ]  # fmt: skip
+
+
+async def test_a_teacher_that_does_not_answer_is_soon_asked_no_more(
+    server: LoopbackServer, second: LoopbackServer, storage: MemoryStorage, clock: FakeClock
+) -> None:
+    server.put(*[Fault.status(500)] * 100)
+    second.put(*[GOOD] * 100)
+
+    async with with_two(server, second, storage, clock=clock) as opened:
+        assert await asyncio.gather(*(classify(f"{n}") for n in range(20))) == ["good"] * 20
+        asked = server.served
+        for n in range(20):
+            assert await classify(f"later {n}") == "good"
+        assert opened.statistics().pool.accounts[0].models[0].circuit == "open"
+        assert at_rest(opened)
+    assert server.served - asked <= 2
 
 
 async def test_a_repair_is_the_second_teachers_when_the_first_fails_meanwhile(

@@ -342,6 +342,45 @@ async def test_without_another_teacher_calls_wait_while_single_ones_find_out(clo
     await pool.aclose()
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(20, "open"), (5, "closed")])
+async def test_calls_that_hang_until_their_deadline_open_it_too(seconds: float, state: str) -> None:
+    clock = FakeClock()
+    pool, provider = make_pool(clock), Scripted(clock, seconds=1000)
+    progresses = [Progress(deadline=seconds) for _ in range(FAILURES)]
+    tasks = [asyncio.create_task(pool.complete(provider, question(), progress)) for progress in progresses]
+    await clock.advance(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert lane_of(pool).circuit == state
+    if state == "open":
+        with pytest.raises(ProviderUnavailableError, match="the last was no answer in 20 s"):
+            await pool.complete(provider, question(), two())
+    assert_at_rest(pool.statistics())
+    await pool.aclose()
+
+
+async def test_cancelling_early_says_nothing_of_the_server() -> None:
+    clock = FakeClock()
+    pool, provider = make_pool(clock), Scripted(clock, seconds=1000)
+    tasks = [asyncio.create_task(pool.complete(provider, question(), Progress(deadline=99))) for _ in range(FAILURES)]
+    tasks += [asyncio.create_task(pool.complete(provider, question(), Progress()))]
+    await clock.advance(50)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert lane_of(pool).circuit == "closed"
+    await pool.aclose()
+
+
+async def test_a_refusal_that_is_no_news_allows_no_more(clock: FakeClock) -> None:
+    pool = make_pool(clock, tries=1)
+    provider = Scripted(clock, lambda *_: limited(), seconds=1)
+    await asyncio.gather(*(pool.complete(provider, question(), Progress()) for _ in range(100)), return_exceptions=True)
+    assert lane_of(pool).allowed == 50
+    await pool.aclose()
+
+
 async def test_a_wait_for_an_open_circuit_tells_so(clock: FakeClock) -> None:
     clock = FakeClock()
     pool = make_pool(clock)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LONGEST_PAUSE = 120.0
 """Seconds for which one answer may stop a whole model, whatever it asks for."""
 OVERLOADED = (503, 529)
+HANGS = 10.0
+"""Seconds without an answer after which a call that is out of time counts as a failure of the server."""
 NEWS = 1.0  # a pause that grows by less is not looked at again for those whom it makes too late
 
 
@@ -232,28 +234,41 @@ class Lane:
         return self.requests
 
     def answered(self) -> None:
-        """Learn from an answer, or from an error that shows that the server is well."""
-        self.circuit.failures = 0
+        """Learn from an answer."""
+        self._is_well()
         if not self.calm:
-            if self.circuit.answered():
-                self.pace.restart(self.requests)
             self.pace.faster()
 
     def failed(self, error: ProviderError, number: int) -> None:
         """Learn from the failure of request `number`, which still counts as inside."""
         now, what = self.clock.monotonic(), describe(error)
-        limited = isinstance(error, RateLimitedError)
         if isinstance(error, ProviderUnreachableError | ProviderUnavailableError):
-            if self.circuit.failed(number, what, now):
-                self.calm = False
-                self.turn_away()
+            self._is_ill(number, what, now)
         elif type(error) is not ProviderError:  # which only a bug in a provider is
-            self.answered()
-        if limited or error.status in OVERLOADED:
+            self._is_well()
+        if isinstance(error, RateLimitedError) or error.status in OVERLOADED:
             self._why, self.calm = what, False
             self.pace.slower(number, self.requests, self.inside)
             if error.retry_after:
                 self.pause(error.retry_after, now)
+
+    def given_up(self, number: int, progress: Progress) -> None:
+        """Learn from a request that was cancelled: it hung if its deadline was over, after a fair time to answer."""
+        now = self.clock.monotonic()
+        if progress.deadline is None or progress.sent_at is None or now < progress.deadline:
+            return
+        if now - progress.sent_at >= HANGS:
+            self._is_ill(number, f"no answer in {now - progress.sent_at:.0f} s", now)
+
+    def _is_ill(self, number: int, what: str, now: float) -> None:
+        if self.circuit.failed(number, what, now):
+            self.calm = False
+            self.turn_away()
+
+    def _is_well(self) -> None:
+        self.circuit.failures = 0
+        if not self.calm and self.circuit.answered():
+            self.pace.restart(self.requests)
 
     def pause(self, seconds: float, now: float) -> None:
         """Let nothing start for so long."""

@@ -282,6 +282,9 @@ class Pool:
             raise
         except TanukiError:
             raise
+        except asyncio.CancelledError:
+            lane.given_up(place.number, progress)
+            raise
         except Exception as error:  # a provider may be anybody's: its bug must not pass for the user's, nor be retried
             raise _bug(trip.account.provider, lane.model, error) from error
         finally:
