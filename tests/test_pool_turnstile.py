@@ -528,6 +528,36 @@ async def test_many_that_are_cancelled_while_they_wait_are_not_kept(clock: FakeC
     await pool.aclose()
 
 
+async def test_who_is_let_through_and_cancelled_in_the_same_moment_has_sent_nothing(clock: FakeClock) -> None:
+    limits = Limits(requests_per_minute=3, tokens_per_minute=1000, concurrency=1)
+    pool = make_pool(clock, limits={"fake": limits})
+    provider = Scripted(clock, lambda *_: RateHint(requests=2, tokens=900), usage=Usage())
+    tasks = [asyncio.create_task(pool.complete(provider, question(room=300), Progress())) for _ in range(3)]
+    while not (tasks[0].done() and lane_of(pool).in_flight):
+        await asyncio.sleep(0)
+        if lane_of(pool).in_flight and lane_of(pool).waiting == 1 and len(provider.sent) == 1:
+            tasks[1].cancel()  # its turn has come, and it does not know yet
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert tasks[1].cancelled()
+    assert provider.moments == pytest.approx([0, 0])
+    assert pool.statistics().accounts[0].requests == 2
+    assert_at_rest(pool.statistics())
+    await pool.aclose()
+
+
+async def test_closing_ends_who_waits_between_two_tries() -> None:
+    clock = FakeClock()
+    pool, provider = make_pool(clock, draw=1.0), Scripted(clock, lambda *_: ill())
+    task = asyncio.create_task(pool.complete(provider, question(), Progress()))
+    await clock.wait_sleeping()
+    await clock.advance(0.1)
+    assert pool.statistics().accounts[0].pausing == 1
+    await pool.aclose()
+    with pytest.raises(NotOpenError):
+        await task
+    assert_at_rest(pool.statistics())
+
+
 async def test_closing_sends_away_who_waits_for_a_limit_and_who_comes_later() -> None:
     clock = FakeClock()
     pool, provider = make_pool(clock, limits={"fake": Limits(requests_per_minute=1)}), Scripted(clock)

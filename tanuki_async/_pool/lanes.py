@@ -100,6 +100,7 @@ class Lane:
         """Whether nothing that was learnt holds anything back, but for `told`."""
         self.paused_until = 0.0
         self.requests = self.inside = self.waiting = 0
+        self._number = 0  # unlike `requests`, it never goes back
         self._queue: list[tuple[int, Waiter]] = []
         self._heard: RateHint | None = None
         self._opened = clock.monotonic()
@@ -227,11 +228,12 @@ class Lane:
         """Count one request that goes out now; its number."""
         self.inside += 1
         self.requests += 1
+        self._number += 1
         if not self.calm:
             now = self.clock.monotonic()
             self.pace.start(now)
-            self.circuit.start(self.requests, now)
-        return self.requests
+            self.circuit.start(self._number, now)
+        return self._number
 
     def answered(self) -> None:
         """Learn from an answer."""
@@ -248,7 +250,7 @@ class Lane:
             self._is_well()
         if isinstance(error, RateLimitedError) or error.status in OVERLOADED:
             self._why, self.calm = what, False
-            self.pace.slower(number, self.requests, self.inside)
+            self.pace.slower(number, self._number, self.inside)
             if error.retry_after:
                 self.pause(error.retry_after, now)
 
@@ -268,7 +270,7 @@ class Lane:
     def _is_well(self) -> None:
         self.circuit.failures = 0
         if not self.calm and self.circuit.answered():
-            self.pace.restart(self.requests)
+            self.pace.restart(self._number)
 
     def pause(self, seconds: float, now: float) -> None:
         """Let nothing start for so long."""
