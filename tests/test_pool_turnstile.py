@@ -271,24 +271,24 @@ async def test_a_server_that_stands_few_at_once_is_given_few_at_once(clock: Fake
     await pool.aclose()
 
 
-async def test_who_waits_for_a_slow_model_is_told_so(clock: FakeClock) -> None:
+async def test_who_waits_for_a_slow_model_is_told_so() -> None:
     clock = FakeClock()
     pool, progress = make_pool(clock), Progress()
-    provider = Scripted(clock, lambda p, _: limited(10) if len(p.sent) == 1 else None, seconds=0.5)
-    first = asyncio.create_task(pool.complete(provider, question(), Progress()))
-    await clock.wait_sleeping()
+    provider = Scripted(clock, lambda *_: limited(10) if clock.monotonic() < 1 else None, seconds=0.5)
+    tasks = [asyncio.create_task(pool.complete(provider, question(str(n)), Progress())) for n in range(4)]
+    await clock.wait_sleeping(4)
     await clock.advance(1)
-    second = asyncio.create_task(pool.complete(provider, question(), progress))
+    tasks.append(asyncio.create_task(pool.complete(provider, question("last"), progress)))
     await clock.advance(0)
     assert "pause that lasts another 9.5 s" in progress.waiting_for
     await clock.advance(9.6)
-    assert lane_of(pool).in_flight == 1
-    assert lane_of(pool).waiting == 1
-    second.cancel()
-    await asyncio.wait({second})
-    assert progress.waiting_for.startswith("fake:m to recover: it takes 1 at once now, after HTTP 429")
+    allowed = lane_of(pool).allowed
+    assert (allowed, lane_of(pool).in_flight, lane_of(pool).waiting) == (3, 1, 4)
+    tasks[-1].cancel()
+    await asyncio.wait(tasks[-1:])
+    assert progress.waiting_for.startswith(f"fake:m to recover: it takes {allowed} at once now, after HTTP 429")
     await clock.advance(60)
-    await first
+    await asyncio.gather(*tasks[:4])
     assert clock.sleeping == 0
     await pool.aclose()
 

@@ -1,51 +1,64 @@
-"""How many at once a provider stands: halved when it says that it is too much, raised step by step when it answers."""
+"""How many at once a provider stands: fewer with each one that it refuses, step by step more when it answers."""
 
 from __future__ import annotations
 
 import math
 
 SPREAD = 0.5
-"""Seconds over which the starts of one round are spread while less than everything is allowed."""
+"""Seconds over which the starts of one round are spread after a pause, and while less than everything is allowed."""
+_CUT = 0.7  # of what ran, for each that was refused: a round of which all are refused halves what is allowed
+_FEW = 8  # a round of fewer tells little
+_IN_A_ROW = 4  # so many refusals without an answer between mean that even what ran was too much
 _AHEAD = 0.02  # seconds' worth of starts that may come together, so that timers need not be finer
 
 
 class Pace:
     """How many requests may run at once, between 1 and `places`, and how closely they may follow one another.
 
-    Requests count up: what was sent before the last slow-down tells nothing new when it fails.
+    A round is what runs at one time. Where one in a hundred is refused, little changes; where all are, half is left.
+    Rounds without a refusal allow ever larger steps more.
     """
 
-    __slots__ = ("_follows", "_step", "_until", "allowed", "places")
+    __slots__ = ("_follows", "_row", "_running", "_spread_until", "_step", "_until", "allowed", "places")
 
     def __init__(self, places: int) -> None:
         self.places = places
         self.allowed = float(places)
         self._step = 1.0
-        self._until = 0  # the last request that was sent before the last slow-down
+        self._row = 0
+        self._until = 0  # the last request of the round that was refused last
+        self._running = places  # how many that round had
+        self._spread_until = -math.inf
         self._follows = -math.inf  # the moment at which the last start would have been due
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing is held back."""
-        return self.allowed >= self.places
+    def full(self, now: float) -> bool:
+        """Tell whether nothing is held back."""
+        return self.allowed >= self.places and now >= self._spread_until
 
-    def slower(self, number: int, sent: int, inside: int) -> bool:
-        """Halve what is allowed, as request `number` was too much while `inside` ran; True if that was news."""
-        if number <= self._until:
-            return False
-        self._until, self._step = sent, 1.0
-        self.allowed = max(1.0, min(self.allowed, inside) / 2)
-        return True
+    def resume(self, at: float) -> None:
+        """Spread what starts from that moment on: after a pause, many wait."""
+        self._spread_until = at + SPREAD
 
-    def restart(self, sent: int) -> None:
+    def slower(self, number: int, sent: int, inside: int) -> None:
+        """Count the refusal of request `number`, when `sent` were sent in all and `inside` were running."""
+        if number > self._until:
+            self._until, self._running = sent, inside
+        self._row += 1
+        if self._row >= _IN_A_ROW:
+            self.allowed = min(self.allowed, self._running)
+        self.allowed = max(1.0, self.allowed * (1 - _CUT / max(_FEW, self._running)))
+        self._step = min(self._step, max(1.0, self.allowed / 32))
+
+    def restart(self) -> None:
         """Allow one at a time, and then ever more."""
-        self._until, self._step, self.allowed = sent, 1.0, 1.0
+        self.allowed = self._step = 1.0
 
     def faster(self) -> None:
-        """Count one answer: a round of them allows a step more, and makes the next step larger by one."""
+        """Count one answer: a round of them allows a step more, and makes the next step larger."""
         share = 1 / self.allowed
         self.allowed = min(float(self.places), self.allowed + self._step * share)
-        self._step += share
+        self._step = min(self._step + share, max(1.0, self.allowed / 4))
+        self._row = 0
 
     def wait(self, now: float, inside: int) -> float | None:
         """Tell in how many seconds one more may start; None for: when one has ended."""

@@ -172,10 +172,10 @@ class Lane:
             return 0.0
         waits = max(self.paused_until - now, self.circuit.wait(now))
         alone = self.inside == 0 and self.waiting <= 1  # who is, waits as told and no longer
-        if not (alone or self.pace.full or self.circuit.probe_at is not None):
+        if not (alone or self.pace.full(now) or self.circuit.probe_at is not None):
             paced = self.pace.wait(now, self.inside)
             return None if paced is None else max(waits, paced)
-        if waits <= 0 and self.pace.full and self.circuit.probe_at is None:
+        if waits <= 0 and self.pace.full(now) and self.circuit.probe_at is None:
             self.calm = True
         return max(0.0, waits)
 
@@ -208,7 +208,7 @@ class Lane:
             return f"{self.name}: {self._circuit_text(now)}"
         if self.paused_until > now:
             return f"{self.name}: {self._pause_text(now)}"
-        if not self.pace.full:
+        if not self.pace.full(now):
             return f"{self.name} to recover: it takes {int(self.pace.allowed)} at once now, after {self._why}"
         return None
 
@@ -270,7 +270,7 @@ class Lane:
     def _is_well(self) -> None:
         self.circuit.failures = 0
         if not self.calm and self.circuit.answered():
-            self.pace.restart(self._number)
+            self.pace.restart()
 
     def pause(self, seconds: float, now: float) -> None:
         """Let nothing start for so long."""
@@ -278,6 +278,7 @@ class Lane:
         if until <= self.paused_until:
             return
         self.paused_until, self.calm = until, False
+        self.pace.resume(until)
         if until > self._swept + NEWS:
             self._swept = until
             self.turn_away()
