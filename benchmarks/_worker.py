@@ -47,13 +47,14 @@ async def phase(
     late: bool = False,
     warm: bool = True,
     most: int = 50_000,
+    patience: float = LONG_WARM_UP,
 ) -> dict[str, Any]:
     """Measure as many calls as take about `seconds`, at least `waves` times as many as there are in flight."""
     text = ("[200 ms] " if late else "") + TEXT
     count = max(in_flight, 20)
     while (first := await burst(call, text, numbers, in_flight, count))["seconds"] < 0.1 and count < most:
         count *= 3
-    if not warm or first["seconds"] > LONG_WARM_UP:
+    if not warm or first["seconds"] > patience:
         return first
     count = min(most, max(waves * in_flight, 20, round(count * seconds / first["seconds"])))
     return await burst(call, text, numbers, in_flight, count)

@@ -30,26 +30,32 @@ _report.import_from_here()
 from tanuki_async._bloom import Bloom  # noqa: E402
 
 BATCH = 4096
-Seen = Callable[[bytes], bool]
+Work = Callable[[list[bytes]], int]
+"""Adds all of them, each after a look; returns how many it took for known ones."""
 
 
-def ours() -> Seen:
+def ours(items: list[bytes]) -> int:
     add = Bloom().add_record
-    return lambda record: not add(record)
+    return sum(not add(each) for each in items)
 
 
-def rbloom_with_mmh3(items: int) -> Seen:
+def ours_in_batches(items: list[bytes]) -> int:
+    bloom, known = Bloom(), 0
+    for start in range(0, len(items), BATCH):
+        known += sum(not new for new in bloom.update_records(items[start : start + BATCH]))
+    return known
+
+
+def rbloom_with_mmh3(items: list[bytes]) -> int:
     import rbloom
 
-    kept = rbloom.Bloom(items, 0.01, lambda each: mmh3.hash128(each, 0, True, True))
-
-    def seen(record: bytes) -> bool:
-        if record in kept:
-            return True
-        kept.add(record)
-        return False
-
-    return seen
+    seen, known = rbloom.Bloom(len(items), 0.01, lambda each: mmh3.hash128(each, 0, True, True)), 0
+    for each in items:
+        if each in seen:
+            known += 1
+        else:
+            seen.add(each)
+    return known
 
 
 class FixedFilter:
@@ -77,17 +83,15 @@ class FixedFilter:
             self.bits[place] = 1
 
 
-def fixed() -> Seen:
-    kept = FixedFilter()
-
-    def seen(record: bytes) -> bool:
-        text = record.decode()
-        if kept.has(text):
-            return True
-        kept.add(text)
-        return False
-
-    return seen
+def fixed(items: list[bytes]) -> int:
+    seen, known = FixedFilter(), 0
+    for each in items:
+        text = each.decode()
+        if seen.has(text):
+            known += 1
+        else:
+            seen.add(text)
+    return known
 
 
 def records(count: int) -> list[bytes]:
@@ -96,38 +100,26 @@ def records(count: int) -> list[bytes]:
     return [b"%012d %s" % (number, b"x" * draw.randint(3, 387)) for number in range(count)]
 
 
-def in_batches(items: list[bytes]) -> None:
-    bloom = Bloom()
-    for start in range(0, len(items), BATCH):
-        bloom.update_records(items[start : start + BATCH])
-
-
-def one_by_one(make: Callable[[], Seen], items: list[bytes]) -> int:
-    seen = make()
-    return sum(seen(each) for each in items)
-
-
 def measure(count: int, repeats: int) -> dict[str, list[float]]:
-    rivals: dict[str, Callable[[], Seen]] = {"ours": ours}
+    rivals: dict[str, Work] = {"ours": ours, "ours, in batches": ours_in_batches}
     if find_spec("rbloom"):
-        rivals["rbloom with mmh3"] = lambda: rbloom_with_mmh3(count)
+        rivals["rbloom with mmh3"] = rbloom_with_mmh3
     if find_spec("bitarray"):
         rivals["the design of Tanuki.py"] = fixed
     items, figures = records(count), dict[str, list[float]]()
-    costs: dict[str, list[float]] = {name: [] for name in (*rivals, "ours, in batches")}
+    costs: dict[str, list[float]] = {name: [] for name in rivals}
     names = list(costs)
     for repeat in range(repeats):
         turn = repeat % len(names)
         for name in names[turn:] + names[:turn]:
             begin = time.process_time()
-            lost = one_by_one(rivals[name], items) if name in rivals else in_batches(items)
+            known = rivals[name](items)
             costs[name].append((time.process_time() - begin) / count * 1e9)
-            if lost is not None and not repeat:
-                figures[f"{name}: new records of {count:,} taken for known, %"] = [lost / count * 100]
+            figures[f"{name}: new records of {count:,} taken for known, %"] = [known / count * 100]
     for name, values in costs.items():
         figures[f"{name}: check and add, of {count:,}, ns"] = values
-        if name != "ours":
-            figures[f"{name} / ours, of {count:,}"] = [a / b for a, b in zip(values, costs["ours"], strict=True)]
+    for name in names[1:]:
+        figures[f"{name} / ours, of {count:,}"] = [a / b for a, b in zip(costs[name], costs["ours"], strict=True)]
     return figures
 
 

@@ -145,11 +145,12 @@ def held(repeats: int, count: int) -> Figures:
 
 
 def growth(repeats: int, most: int) -> Figures:
-    """CPU of one call at 32 and at `most` in flight."""
+    """CPU of one call at 32 and at `most` in flight, connections made."""
     figures: Figures = {}
+    many_at_once = {"seconds": 2.0, "waves": 2, "patience": 60.0}
     for _ in range(repeats):
         for name in ("bare", "ours"):
-            few, many = _ask(name, {"in_flight": 32, "seconds": 1.0}, {"in_flight": most, "seconds": 2.0}, all=True)
+            few, many = _ask(name, {"in_flight": 32, "seconds": 1.0}, {**many_at_once, "in_flight": most}, all=True)
             figures.setdefault(f"{name}: CPU ms at 32 in flight", []).append(few["cpu_ms"])
             figures.setdefault(f"{name}: CPU ms at {most:,} in flight", []).append(many["cpu_ms"])
             ratio = many["cpu_ms"] / few["cpu_ms"]
