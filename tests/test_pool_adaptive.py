@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 import random
 from itertools import pairwise
 
 import pytest
 
-from tanuki_async._pool.adaptive import Pace
+from tanuki_async._pool.adaptive import HANGS, Pace, Running
 
 
 def refuse_round(pace: Pace, sent: int, size: int) -> int:
@@ -102,3 +103,25 @@ def test_starts_after_a_pause_are_spread_even_if_all_are_allowed() -> None:
         now += pace.wait(now, 0) or 0.0
     assert now == pytest.approx(60.23, abs=0.01)
     assert pace.full(60.5)
+
+
+def test_what_takes_far_longer_than_usual_counts_as_hanging() -> None:
+    running = Running()
+    assert running.hanging(0.0) == (0, math.inf)
+    for number in range(5):
+        running.start(number, float(number))
+    assert running.hanging(HANGS + 1.5) == (2, 0.5)
+    running.end(0)
+    assert running.hanging(HANGS + 1.5) == (1, 0.5)
+    assert running.hanging(100.0) == (4, math.inf)
+
+
+def test_what_is_usual_is_learnt() -> None:
+    running = Running()
+    for number in range(100):
+        running.start(number, 0.0)
+        running.answered(number, 30.0)
+        running.end(number)
+    running.start(100, 0.0)
+    assert running.hanging(100.0)[0] == 0
+    assert running.hanging(121.0)[0] == 1

@@ -271,6 +271,28 @@ async def test_a_server_that_stands_few_at_once_is_given_few_at_once(clock: Fake
     await pool.aclose()
 
 
+async def test_requests_that_hang_do_not_stop_a_slowed_model(clock: FakeClock) -> None:
+    pool = make_pool(clock, draw=0.5)
+
+    async def hang(request: Request, http: Http) -> Completion:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    provider = Scripted(clock, lambda p, _: limited() if len(p.sent) <= 60 else None, seconds=0.1)
+    await asyncio.gather(*(pool.complete(provider, question(), Progress()) for _ in range(60)))
+    allowed = lane_of(pool).allowed
+    assert allowed < 100
+    hung = [asyncio.create_task(pool.complete(provider, question(), Progress(), ask=hang)) for _ in range(allowed)]
+    began = clock.monotonic()
+    await asyncio.gather(*(pool.complete(provider, question(), Progress()) for _ in range(50)))
+    assert 9 < clock.monotonic() - began < 14
+    for task in hung:
+        task.cancel()
+    await asyncio.wait(hung)
+    assert_at_rest(pool.statistics())
+    await pool.aclose()
+
+
 async def test_who_waits_for_a_slow_model_is_told_so() -> None:
     clock = FakeClock()
     pool, progress = make_pool(clock), Progress()

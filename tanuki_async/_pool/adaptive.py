@@ -6,6 +6,9 @@ import math
 
 SPREAD = 0.5
 """Seconds over which the starts of one round are spread after a pause, and while less than everything is allowed."""
+HANGS = 10.0
+"""Seconds without an answer after which a request may be taken for one that never gets any."""
+_UNUSUAL = 4  # times the usual seconds
 _CUT = 0.7  # of what ran, for each that was refused: a round of which all are refused halves what is allowed
 _FEW = 8  # a round of fewer tells little
 _IN_A_ROW = 4  # so many refusals without an answer between mean that even what ran was too much
@@ -69,3 +72,33 @@ class Pace:
     def start(self, now: float) -> None:
         """Count one start."""
         self._follows = max(now - _AHEAD, self._follows + SPREAD / self.allowed)
+
+
+class Running:
+    """The requests that are out, oldest first. Such as hang must not count for ever as what a server stands."""
+
+    __slots__ = ("_since", "_usual")
+
+    def __init__(self) -> None:
+        self._since: dict[int, float] = {}
+        self._usual = 0.0  # seconds until an answer
+
+    def start(self, number: int, now: float) -> None:
+        """Count request `number` in."""
+        self._since[number] = now
+
+    def end(self, number: int) -> None:
+        """Count request `number` out."""
+        del self._since[number]
+
+    def answered(self, number: int, now: float) -> None:
+        """Learn what is usual."""
+        self._usual += (now - self._since[number] - self._usual) / 8
+
+    def hanging(self, now: float) -> tuple[int, float]:
+        """Tell how many hang, and in how many seconds one more does."""
+        patience = max(HANGS, _UNUSUAL * self._usual)
+        for count, since in enumerate(self._since.values()):
+            if (left := since + patience - now) > 0:
+                return count, left
+        return len(self._since), math.inf

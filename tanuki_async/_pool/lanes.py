@@ -17,7 +17,7 @@ from tanuki_async._errors import (
     RateLimitedError,
     clip,
 )
-from tanuki_async._pool.adaptive import Pace
+from tanuki_async._pool.adaptive import HANGS, Pace, Running
 from tanuki_async._pool.breaker import Circuit, State
 from tanuki_async._pool.windows import MINUTE, LocalBudget
 from tanuki_async._records import Limits, Model, RateHint, Usage
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 LONGEST_PAUSE = 120.0
 """Seconds for which one answer may stop a whole model, whatever it asks for."""
 OVERLOADED = (503, 529)
-HANGS = 10.0
-"""Seconds without an answer after which a call that is out of time counts as a failure of the server."""
 NEWS = 1.0  # a pause that grows by less is not looked at again for those whom it makes too late
 
 
@@ -95,6 +93,7 @@ class Lane:
         self.name = str(model)
         self.pace = Pace(turnstile.places)
         self.circuit = Circuit()
+        self._running = Running()
         self.told: LocalBudget | None = None
         self.calm = True
         """Whether nothing that was learnt holds anything back, but for `told`."""
@@ -166,18 +165,25 @@ class Lane:
 
     # What holds back
 
-    def wait(self, now: float) -> float | None:
-        """Tell in how many seconds the next may start, as far as was learnt; None for: when one has ended."""
+    def wait(self, now: float) -> float:
+        """Tell in how many seconds the next may start, as far as was learnt, unless one ends before."""
         if self.calm:
             return 0.0
         waits = max(self.paused_until - now, self.circuit.wait(now))
         alone = self.inside == 0 and self.waiting <= 1  # who is, waits as told and no longer
         if not (alone or self.pace.full(now) or self.circuit.probe_at is not None):
-            paced = self.pace.wait(now, self.inside)
-            return None if paced is None else max(waits, paced)
+            return max(waits, self._paced(now))
         if waits <= 0 and self.pace.full(now) and self.circuit.probe_at is None:
             self.calm = True
         return max(0.0, waits)
+
+    def _paced(self, now: float) -> float:
+        paced = self.pace.wait(now, self.inside)
+        if paced is None:
+            hanging, soon = self._running.hanging(now)
+            paced = self.pace.wait(now, self.inside - hanging)
+            return soon if paced is None else paced
+        return paced
 
     def paused_for(self) -> float:
         """Tell for how many seconds more nothing may start."""
@@ -229,14 +235,23 @@ class Lane:
         self.inside += 1
         self.requests += 1
         self._number += 1
+        now = self.clock.monotonic()
+        self._running.start(self._number, now)
         if not self.calm:
-            now = self.clock.monotonic()
             self.pace.start(now)
             self.circuit.start(self._number, now)
         return self._number
 
-    def answered(self) -> None:
-        """Learn from an answer."""
+    def ended(self, number: int) -> None:
+        """Count one request out."""
+        self.inside -= 1
+        self._running.end(number)
+        if not self.calm:
+            self.circuit.ended(number)
+
+    def answered(self, number: int) -> None:
+        """Learn from the answer to request `number`."""
+        self._running.answered(number, self.clock.monotonic())
         self._is_well()
         if not self.calm:
             self.pace.faster()

@@ -271,7 +271,7 @@ class Pool:
             progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
             outcome = await trip.once()
-            lane.answered()
+            lane.answered(place.number)
             if outcome[2] is not None:
                 lane.hear(outcome[2], outcome[1])
             if lane.counts_tokens:

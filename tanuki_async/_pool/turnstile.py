@@ -43,11 +43,9 @@ class Place:
 
     def leave(self) -> None:
         """Make room for the next."""
-        lane, turnstile = self.lane, self._turnstile
-        lane.inside -= 1
+        turnstile = self._turnstile
         turnstile.inside -= 1
-        if not lane.calm:
-            lane.circuit.ended(self.number)
+        self.lane.ended(self.number)
         if turnstile.waiting:
             turnstile.pump()
 
@@ -153,7 +151,7 @@ class Turnstile:
                     held = lane.told.wait(first[1].tokens)
                 if held:
                     soonest = min(soonest, held)
-                elif held == 0 and (best is None or first[0] < best[0]):
+                elif best is None or first[0] < best[0]:
                     best = (first[0], lane, first[1].tokens)
         if best is None:
             return None, soonest

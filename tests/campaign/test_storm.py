@@ -96,7 +96,7 @@ class Weather:
         """Refuse for a while, now and then; die and come back, four times."""
         deaths = 4
         while not until.is_set():
-            await asyncio.sleep(SECONDS / 12)
+            await asyncio.sleep(SECONDS / (24 if self.refusing else 8))
             self.refusing = not self.refusing
             if deaths and not self.refusing:
                 deaths -= 1
