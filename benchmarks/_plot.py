@@ -37,6 +37,8 @@ def main(results: Path, picture: Path) -> None:
         places = [place + 0.4 - height * (at + 0.5) for place in range(len(names))]
         left.barh(places, widths, height, color=colour, label=f"{step} in flight")
     left.set_xscale("log")
+    left.set_xlim(0.05, 20)
+    left.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
     left.set_yticks(range(len(names)), [NAMES[name] for name in names])
     left.set_title("CPU per typed call, ms (log scale; less is better)", fontsize=10)
     left.legend(fontsize=8, frameon=False, loc="upper right")
