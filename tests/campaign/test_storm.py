@@ -32,11 +32,9 @@ from tanuki_async.testing import Fault, LoopbackServer
 TypeAdapter(int)  # pydantic looks for its plugins on disk, once
 
 CALLS = int(os.environ.get("TANUKI_STORM_CALLS", "400"))
-SPEED = float(os.environ.get("TANUKI_STORM_SPEED", "120"))
+SPEED = float(os.environ.get("TANUKI_STORM_SPEED", "20"))
 SEED = int(os.environ.get("TANUKI_STORM_SEED", str(time.time_ns() % 1_000_000)))
 PER_MINUTE = CALLS * 0.45
-SLACK = 1.25 if SPEED > 20 else 1.01
-"""A request is let through, then sent: where a minute is half a second, a loop that stalls moves it into the next."""
 SECONDS = 180 / SPEED  # about how long it lasts
 FILES = Path("/proc/self/fd")
 TIMEOUT = 360 / SPEED + 4
@@ -195,8 +193,8 @@ async def test_a_storm_leaves_nothing_behind_and_breaks_no_limit() -> None:
     assert asyncio.all_tasks() == tasks
     for log in logs:
         assert log.first == sorted(log.first)  # none was sent before one that came earlier
-        assert log.outcomes["answered"] >= CALLS * (0.35 if CALLS >= 10_000 else 0.05)  # a few see little fair weather
-    assert most_in_a_minute(moments) <= PER_MINUTE * SLACK
+        assert log.outcomes["answered"] >= CALLS * 0.35
+    assert most_in_a_minute(moments) <= PER_MINUTE
     assert resident[2] - resident[1] < 8_000 + CALLS
 
 
