@@ -12,6 +12,9 @@ JsonSchema: TypeAlias = "dict[str, JsonValue]"
 Structured = Literal["json_schema", "json_object", "none"]
 """How a model is made to answer in JSON: a strict schema, JSON mode, or instructions alone."""
 
+Attached = Literal["image", "document"]
+"""What may be attached to a message."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -69,6 +72,7 @@ class Model:
     instruction_role: Literal["developer", "system"] = "system"
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning_effort: str | None = None  # sent as it is; None sends nothing
+    attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None
@@ -123,12 +127,23 @@ class GenerationParams:
     presence_penalty: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """What a message shows beside its text: as bytes, or by the address where the model's provider fetches it."""
+
+    kind: Attached
+    media_type: str  # image/png, application/pdf …
+    data: bytes | None = None
+    url: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation with a model."""
 
     role: Literal["user", "assistant"]
     text: str
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,3 +241,32 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training or one batch at a provider, as it stands.
+
+    `status` is ours; `told` is the provider's own word for it. An unknown word is "running": only known ends are ends.
+    `tag` is the mark that whoever started it gave it, by which it is found again.
+    """
+
+    id: str
+    status: Literal["running", "succeeded", "failed", "cancelled"]
+    told: str = ""
+    tag: str | None = None
+    model: str | None = None  # of a training: what answers now, as it is written after `provider:`; None: nothing yet
+    reason: str | None = None  # why it failed, or what has to be done before its model answers
+    output: str | None = None  # of a batch: where its results are, in the provider's words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What a model shall be trained on. Each line is a chat in OpenAI's form: `{"messages": […]}`, as live prompts."""
+
+    base: str  # the model to train, as it is written after `provider:`
+    tag: str  # at most 40 of a-z 0-9 and -; the same tag is the same training, whoever starts it
+    lines: tuple[bytes, ...]
+    validation: tuple[bytes, ...] = ()
+    epochs: int | None = None
+    seed: int | None = None

@@ -11,10 +11,21 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from tanuki_async._errors import RequestRejectedError
-from tanuki_async._records import Completion, JsonValue, Limits, Model, Reply, Request, Usage
+from tanuki_async._errors import ProviderError, RequestRejectedError
+from tanuki_async._records import Completion, Job, JsonValue, Limits, Model, Reply, Request, Training, Usage
 
-__all__ = ["Appended", "Http", "Lease", "Provider", "Storage", "Streamed", "Student", "Versioned"]
+__all__ = [
+    "Appended",
+    "Batches",
+    "Http",
+    "Lease",
+    "Provider",
+    "Storage",
+    "Streamed",
+    "Student",
+    "Tuning",
+    "Versioned",
+]
 
 
 class Http(Protocol):
@@ -47,6 +58,65 @@ class Streamed:
     pieces: AsyncIterator[bytes]
 
 
+class Tuning(ABC):
+    """Trains models at a provider. Errors are ProviderErrors, as a Provider's; no retry and no wait.
+
+    Nothing here ever starts what is billed by the minute.
+    """
+
+    @abstractmethod
+    async def start(self, training: Training, http: Http) -> Job:
+        """Upload and start a training, unless one with its tag is there already: then return that one.
+
+        Safe to call again after a timeout or a crash at any point: there is one job per tag in the end. Raises
+        RequestRejectedError with `code` "training_not_available" where the vendor has closed training for this account.
+        """
+
+    @abstractmethod
+    async def find(self, tag: str, http: Http) -> Job | None:
+        """Look for the latest training with this tag."""
+
+    @abstractmethod
+    async def get(self, id: str, http: Http) -> Job:  # noqa: A002  # the provider's word
+        """Return a training as it stands."""
+
+    @abstractmethod
+    async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
+        """Ask for a training to end, and return it as it stands then."""
+
+    @abstractmethod
+    async def jobs(self, http: Http) -> list[Job]:
+        """List the trainings of this account, the latest first."""
+
+    async def events(self, id: str, http: Http) -> list[str]:  # noqa: A002
+        """Return what the provider says of a training, a line each, oldest first."""
+        return []
+
+
+class Batches(ABC):
+    """Answers many requests within a day, at about half the price. Errors as a Provider's; no retry and no wait."""
+
+    @abstractmethod
+    async def submit(self, requests: Mapping[str, Request], *, tag: str, http: Http) -> Job:
+        """Send requests, each under a key of at most 64 of `A-Z a-z 0-9 _ -`, unless a batch with this tag is there."""
+
+    @abstractmethod
+    async def get(self, id: str, http: Http) -> Job:  # noqa: A002
+        """Return a batch as it stands."""
+
+    @abstractmethod
+    async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
+        """Ask for a batch to end, and return it as it stands then."""
+
+    @abstractmethod
+    async def find(self, tag: str, http: Http) -> Job | None:
+        """Look for the latest batch with this tag."""
+
+    @abstractmethod
+    def results(self, job: Job, http: Http) -> AsyncIterator[tuple[str, Completion | ProviderError]]:
+        """Yield what became of each request of a batch that has ended, in any order. What is missing was not asked."""
+
+
 class Provider(ABC):
     """Speaks one wire format to one account.
 
@@ -57,6 +127,10 @@ class Provider(ABC):
     name: str
     """What stands before the colon in `"provider:model"`."""
     limits: Limits = Limits()
+    tuning: Tuning | None = None
+    """How models are trained there; None where they are not."""
+    batches: Batches | None = None
+    """How many requests are sent at once for later; None where that is not offered."""
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`. An unknown one gets cautious assumptions, not an error."""
