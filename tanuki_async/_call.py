@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,7 +32,7 @@ from tanuki_async._lines import compact, encode_line
 from tanuki_async._pool.pool import Progress
 from tanuki_async._records import Completion, JsonValue, Request, Turn
 from tanuki_async._route import Teacher
-from tanuki_async.abc import ABSTAIN, Abstention
+from tanuki_async.abc import ABSTAIN, Abstention, Student
 
 logger = logging.getLogger("tanuki_async.call")
 
@@ -49,30 +51,31 @@ TAKE_OVER = (
 async def call(desk: Desk, bound: Call) -> Any:
     """Answer one call within its deadline. What ends it is counted, and a timeout says what was waited for."""
     progress = Progress(desk.clock.monotonic() + desk.options.timeout)
-    deadline = asyncio.timeout(desk.options.timeout)
+    deadline = desk.deadlines.begin()
     try:
-        async with deadline:
-            if not desk.recalled:
-                progress.waiting_for = "storage, for its examples"
-                await desk.recall()
-                progress.waiting_for = "its turn"
-            return await answer(desk, bound, progress)
-    except TimeoutError as error:
-        desk.tally.failed += 1
-        if deadline.expired():
+        if not desk.recalled:
+            progress.waiting_for = "storage, for its examples"
+            await desk.recall()
+            progress.waiting_for = "its turn"
+        value = await answer(desk, bound, progress)
+    except BaseException as error:
+        late = deadline.close() and isinstance(error, asyncio.CancelledError)
+        desk.tally.failed += late or isinstance(error, Exception)
+        if late:
             raise CallTimeoutError(desk.spec.name, progress.waiting_for, desk.options.timeout) from error
         raise
-    except Exception:
-        desk.tally.failed += 1
-        raise
+    deadline.close()
+    return value
 
 
 async def answer(desk: Desk, bound: Call, progress: Progress) -> Any:
     """Take what was kept from before, else what the student is sure of, else ask the first teacher that can answer."""
     if desk.answers is not None and (kept := from_answers(desk, bound, desk.answers)) is not ABSTAIN:
         return kept
-    if (sure := await from_student(desk, bound)) is not ABSTAIN:
-        return sure
+    if (student := desk.apprentice.student()) is not None:
+        sure = await from_student(desk, bound, student)
+        if sure is not ABSTAIN:
+            return sure
     if desk.flights is not None:
         return await from_flight(desk, bound, progress, desk.flights)
     parsed = await from_teachers(desk, bound, progress)
@@ -98,11 +101,8 @@ async def from_flight(desk: Desk, bound: Call, progress: Progress, flights: Flig
     return desk.spec.wire.load(output)
 
 
-async def from_student(desk: Desk, bound: Call) -> Any:
+async def from_student(desk: Desk, bound: Call, student: Student) -> Any:
     """Let the student answer, or return ABSTAIN. Its answers are no training data: only a teacher's are."""
-    student = desk.apprentice.student()
-    if student is None:
-        return ABSTAIN
     try:
         output = await student.answer(bound.inputs())
         if isinstance(output, Abstention):
@@ -128,65 +128,91 @@ def load(desk: Desk, output: JsonValue) -> Any:
     return desk.spec.wire.load(compact(output))
 
 
-async def from_teachers(desk: Desk, bound: Call, progress: Progress, *, auditing: bool = False) -> Parsed:
+@dataclass(slots=True, eq=False)
+class Question:
+    """What a teacher is asked, whoever answers."""
+
+    bound: Call
+    turn: Turn
+    size: int  # of the whole prompt in tokens, about
+    progress: Progress
+    auditing: bool
+
+
+def from_teachers(
+    desk: Desk, bound: Call, progress: Progress, *, auditing: bool = False
+) -> Coroutine[Any, Any, Parsed]:
     """Ask the first teacher whose window fits; a later one takes over when an earlier one cannot answer."""
     turn = prompt.input_turn(bound)
-    able = _route.fitting(
+    size = tokens.size(desk.head, (turn,))
+    able = desk.teachers if size <= desk.roomy else fitting(desk, turn, size)
+    question = Question(bound, turn, size, progress, auditing)
+    return converse(desk, able[0], question) if len(able) == 1 else one_of(desk, able, question)
+
+
+def fitting(desk: Desk, turn: Turn, size: int) -> Sequence[Teacher]:
+    """Return the teachers whose window takes the prompt. PromptTooLongError where there is none."""
+    return _route.fitting(
         desk.teachers,
-        tokens.size(desk.head, (turn,)),
+        size,
         function=desk.spec.name,
         largest=lambda: desk.largest_part(turn),
         answer=desk.options.generation_params.max_new_tokens,
     )
-    progress.others = len(able) > 1
+
+
+async def one_of(desk: Desk, able: Sequence[Teacher], question: Question) -> Parsed:
+    """Ask one teacher after the other until one can answer."""
+    question.progress.others = True
     for teacher in able[:-1]:
         try:
-            return await converse(desk, teacher, bound, turn, progress, auditing=auditing)
+            return await converse(desk, teacher, question)
         except TAKE_OVER as error:
             logger.warning("%s(): the next teacher takes over: %s", desk.spec.name, error)
-    progress.others = False
-    return await converse(desk, able[-1], bound, turn, progress, auditing=auditing)
+    question.progress.others = False
+    return await converse(desk, able[-1], question)
 
 
-async def converse(
-    desk: Desk, teacher: Teacher, bound: Call, turn: Turn, progress: Progress, *, auditing: bool
-) -> Parsed:
+async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
     """Ask until an answer fits the type, each time with the complaint about the one before; then remember it."""
-    turns: tuple[Turn, ...] = (turn,)
+    request = Request(model=teacher.model, head=desk.head, turns=(question.turn,), size=question.size)
     attempts: list[str] = []
     complaints: list[str] = []
     wire = desk.spec.wire
     assert wire is not None  # embeddings are not conversations
     while len(attempts) <= desk.options.max_repairs:
-        completion = await ask(desk, teacher, turns, progress, auditing=auditing)
+        completion = await ask(desk, teacher, request, question)
+        if completion.truncated:
+            completion = await with_more_room(desk, teacher, request, question, completion)
         parsed = parse.parse(wire, completion.text)
         if isinstance(parsed, Parsed):
-            remember(desk, teacher, bound, parsed.output_json, repaired=bool(attempts))
+            remember(desk, teacher, question.bound, parsed.output_json, repaired=bool(attempts))
             return parsed
         complaint = CUT_OFF if completion.truncated else parsed.text
         attempts.append(completion.text)
         complaints.append(complaint)
-        turns = prompt.repair(turns, completion.text, complaint)
+        turns = prompt.repair(request.turns, completion.text, complaint)
+        request = Request(model=teacher.model, head=desk.head, turns=turns)
     raise OutputError(desk.spec.name, desk.spec.output_text, tuple(attempts), tuple(complaints))
 
 
-async def ask(
-    desk: Desk, teacher: Teacher, turns: tuple[Turn, ...], progress: Progress, *, auditing: bool
+def ask(desk: Desk, teacher: Teacher, request: Request, question: Question) -> Coroutine[Any, Any, Completion]:
+    """Get one answer through the pool, with a second request behind it where that was asked for."""
+    if desk.hedger is None or question.auditing:
+        return exchange(desk, teacher, request, question.progress, auditing=question.auditing)
+    return hedged(desk, desk.hedger, teacher, request, question.progress)
+
+
+async def with_more_room(
+    desk: Desk, teacher: Teacher, request: Request, question: Question, cut: Completion
 ) -> Completion:
-    """Get one answer through the pool; one that was cut off is asked for once more, with more room."""
+    """Ask once more for an answer that was cut off, if the model allows a longer one."""
     asked = desk.options.generation_params.max_new_tokens
-    request = Request(model=teacher.model, head=desk.head, turns=turns)
-    if desk.hedger is None or auditing:
-        completion = await exchange(desk, teacher, request, progress, auditing=auditing)
-    else:
-        completion = await hedged(desk, desk.hedger, teacher, request, progress)
-    if not completion.truncated:
-        return completion
-    room = _route.larger_answer(teacher.model, asked, completion.usage.output_tokens)
+    room = _route.larger_answer(teacher.model, asked, cut.usage.output_tokens)
     if room is None:
-        return completion
-    request = Request(model=teacher.model, head=desk.head, turns=turns, max_tokens=room)
-    return await exchange(desk, teacher, request, progress, auditing=auditing)
+        return cut
+    request = replace(request, max_tokens=room)
+    return await exchange(desk, teacher, request, question.progress, auditing=question.auditing)
 
 
 async def hedged(desk: Desk, hedger: Hedger, teacher: Teacher, request: Request, progress: Progress) -> Completion:

@@ -42,4 +42,4 @@ SYSTEM_CLOCK = SystemClock()
 
 def timestamp(moment: datetime) -> str:
     """Write a UTC moment as records do: ISO 8601 with milliseconds and Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.isoformat(timespec="milliseconds")[:23] + "Z"

@@ -12,10 +12,11 @@ from tanuki_async._budget import Purse
 from tanuki_async._clock import Clock
 from tanuki_async._codec import prompt
 from tanuki_async._codec.describe import FunctionSpec
+from tanuki_async._deadlines import Deadlines
 from tanuki_async._hedge import Hedger
 from tanuki_async._pool.pool import Pool
 from tanuki_async._records import Example, Head, Turn
-from tanuki_async._route import Teacher
+from tanuki_async._route import Teacher, room
 from tanuki_async._settings import Options
 from tanuki_async._tally import Tally
 from tanuki_async.abc import Student
@@ -72,8 +73,9 @@ class Desk:
     """
 
     __slots__ = (
-        "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "flights", "hedger",
-        "options", "patches", "pool", "purse", "recalled", "remember", "spawn", "spec", "tally", "teachers",
+        "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "deadlines",
+        "flights", "hedger", "options", "patches", "pool", "purse", "recalled", "remember", "roomy", "spawn", "spec",
+        "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +99,8 @@ class Desk:
         self.spec, self.options, self.teachers, self.pool, self.clock = spec, options, teachers, pool, clock
         self.patches = patches  # the dataset that calls are remembered in
         self.remember, self.spawn = remember, spawn
+        self.deadlines = Deadlines(options.timeout)
+        self.roomy = room(teachers, options.generation_params.max_new_tokens)
         self.apprentice: Apprentice = NoApprentice()
         self.tally = tally
         self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two

@@ -78,9 +78,13 @@ class Model:
     price_output: float | None = None
     retires: str | None = None  # ISO date
     as_of: str | None = None  # ISO date of these facts
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_text", f"{self.provider}:{self.name}")  # wanted several times a call
 
     def __str__(self) -> str:
-        return f"{self.provider}:{self.name}"
+        return self._text
 
     def cost(self, usage: Usage) -> float | None:
         """US dollars for `usage`, or None when a price is unknown."""
@@ -111,6 +115,35 @@ class Usage:
             cached_tokens=self.cached_tokens + other.cached_tokens,
             output_tokens=self.output_tokens + other.output_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(slots=True)
+class Used:
+    """Usage that adds up in place, once a request."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def add(self, usage: Usage | Used) -> None:
+        """Count what one or more requests used."""
+        self.requests += usage.requests
+        self.input_tokens += usage.input_tokens
+        self.cached_tokens += usage.cached_tokens
+        self.output_tokens += usage.output_tokens
+        self.reasoning_tokens += usage.reasoning_tokens
+
+    def usage(self) -> Usage:
+        """Return what was counted so far."""
+        return Usage(
+            requests=self.requests,
+            input_tokens=self.input_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            reasoning_tokens=self.reasoning_tokens,
         )
 
 
@@ -182,6 +215,7 @@ class Request:
     head: Head
     turns: tuple[Turn, ...]
     max_tokens: int | None = None  # overrides the head's, for an answer that was cut off
+    size: int | None = None  # of head and turns in tokens, about, where somebody has counted already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,16 @@ def fitting(
 
     PromptTooLongError where there is none; `largest` then names the part of the prompt to shorten.
     """
-    need = size + (answer or ANSWER_RESERVE)
-    fit = [teacher for teacher in teachers if teacher.model.context_window >= need]
+    fit = [teacher for teacher in teachers if room([teacher], answer) >= size]
     if fit:
         return fit
     windows = {str(teacher.model): teacher.model.context_window for teacher in teachers}
     raise PromptTooLongError(function, size, windows, largest())
+
+
+def room(teachers: Sequence[Teacher], answer: int | None) -> int:
+    """Return how many tokens a prompt may have that fits all `teachers` and leaves room for the answer."""
+    return min(teacher.model.context_window for teacher in teachers) - (answer or ANSWER_RESERVE)
 
 
 def larger_answer(model: Model, asked: int | None, used: int) -> int | None:

@@ -182,14 +182,14 @@ class Tanuki:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def answer(self, function: PatchedFunction, bound: Call) -> Any:
+    def answer(self, function: PatchedFunction, bound: Call) -> Coroutine[Any, Any, Any]:
         """Answer one call of a patched function."""
-        desk = self.desk(function)
+        desk = self._desks.get(function) or self.desk(function)
         if function.spec.embedding:
-            return await _embed.embed(desk, bound)
+            return _embed.embed(desk, bound)
         if function.spec.streams:
-            return _stream.stream(desk, bound)
-        return await _call.call(desk, bound)
+            return _ready(_stream.stream(desk, bound))
+        return _call.call(desk, bound)
 
     def desk(self, function: PatchedFunction) -> Desk:
         """Return what the calls of `function` share here, gathering it at the first."""
@@ -309,6 +309,10 @@ def make_storage(settings: Settings) -> Storage:
     from tanuki_async._places import open_place
 
     return open_place(settings.storage)
+
+
+async def _ready(value: Any) -> Any:
+    return value
 
 
 def _forget(_: str, __: bytes) -> None:

@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from tanuki_async import _route
 from tanuki_async._budget import Held
-from tanuki_async._call import TAKE_OVER, remember
+from tanuki_async._call import TAKE_OVER, fitting, remember
 from tanuki_async._codec import parse, partial, prompt, tokens
 from tanuki_async._codec.describe import Call
 from tanuki_async._codec.parse import Complaint, Parsed
@@ -119,13 +119,7 @@ async def _from_teachers(desk: Desk, bound: Call, progress: Progress) -> AsyncGe
         await desk.recall()
     assert desk.spec.wire is not None  # embeddings are no streams
     told = _Told(prompt.input_turn(bound), desk.spec.wire)
-    able = _route.fitting(
-        desk.teachers,
-        tokens.size(desk.head, (told.turn,)),
-        function=desk.spec.name,
-        largest=lambda: desk.largest_part(told.turn),
-        answer=desk.options.generation_params.max_new_tokens,
-    )
+    able = fitting(desk, told.turn, tokens.size(desk.head, (told.turn,)))
     for place, teacher in enumerate(able, 1):
         progress.others = place < len(able)
         try:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from tanuki_async._errors import StorageError
-from tanuki_async._records import Model, Usage
+from tanuki_async._records import Model, Usage, Used
 
 LIFE = "life"
 """The period that never ends; all others are UTC days, such as `"2026-11-23"`."""
@@ -48,14 +48,16 @@ class Tally:
     cost: float = 0.0
     audit_cost: float = 0.0
     unpriced: int = 0
-    usage: dict[str, Usage] = field(default_factory=dict[str, Usage])  # by model
+    usage: dict[str, Used] = field(default_factory=dict[str, Used])  # by model
     spent: dict[str, Spent] = field(default_factory=dict[str, Spent])  # by period
 
     def spend(self, model: Model, usage: Usage, *, audit: bool = False) -> None:
         """Count what a request used."""
         name = str(model)
-        known = self.usage.get(name)
-        self.usage[name] = usage if known is None else known + usage
+        used = self.usage.get(name)
+        if used is None:
+            used = self.usage[name] = Used()
+        used.add(usage)
         cost = model.cost(usage)
         if cost is None:
             self.unpriced += usage.requests
@@ -83,8 +85,8 @@ class Tally:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.cost += other.cost
         self.audit_cost += other.audit_cost
-        for model, usage in other.usage.items():
-            self.usage[model] = self.usage.get(model, Usage()) + usage
+        for model, used in other.usage.items():
+            self.usage.setdefault(model, Used()).add(used)
         for period, amount in other.spent.items():
             self.spent[period] = self.spent.get(period, Spent()) + amount
         self._forget_old_days()
@@ -98,10 +100,10 @@ class Tally:
 
     def total_usage(self) -> Usage:
         """Tokens of all models together."""
-        total = Usage()
-        for usage in self.usage.values():
-            total += usage
-        return total
+        total = Used()
+        for used in self.usage.values():
+            total.add(used)
+        return total.usage()
 
     def saved(self) -> float | None:
         """US dollars that the student saved: its calls at the teacher's mean price, less what audits cost.
@@ -126,7 +128,7 @@ class Tally:
         """Read what `to_json` wrote; StorageError where it is something else."""
         try:
             document: Mapping[str, Any] = json.loads(text)
-            usage = {model: Usage(**counts) for model, counts in document["usage"].items()}
+            usage = {model: Used(**counts) for model, counts in document["usage"].items()}
             spent = {period: Spent(**amounts) for period, amounts in document.get("spent", {}).items()}
             counts = {key: value for key, value in document.items() if key not in ("v", "usage", "spent")}
             return cls(**counts, usage=usage, spent=spent)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random as random_module
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
+from tanuki_async._codec import tokens
 from tanuki_async._errors import (
     NotOpenError,
     ProviderError,
@@ -24,20 +26,39 @@ from tanuki_async._pool.lanes import Lane, LaneStatistics, Progress, describe
 from tanuki_async._pool.retry import Retry, is_retryable, try_again
 from tanuki_async._pool.turnstile import Place, Turnstile
 from tanuki_async._pool.windows import Budget, LocalBudget
-from tanuki_async._records import Completion, Limits, Model, RateHint, Request, Usage
+from tanuki_async._records import Completion, Limits, Model, RateHint, Request, Usage, Used
 from tanuki_async.abc import Http, Provider
 
 __all__ = ["AccountStatistics", "Pool", "PoolStatistics", "Progress"]
 
 logger = logging.getLogger("tanuki_async.pool")
-T = TypeVar("T")
-Outcome: TypeAlias = tuple[T, Usage, RateHint | None]
 Ask: TypeAlias = Callable[[Request, Http], Awaitable[Completion]]
 
 CONCURRENCY = 1_000
 """Requests at once for an account that names no limit."""
 TURNED_AWAY = (QuotaExceededError, RateLimitedError, RequestRejectedError)
 """Requests that end so have used no tokens."""
+
+
+class Answered(Protocol):
+    """What the pool asks of an answer."""
+
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def rate(self) -> RateHint | None: ...
+
+
+T = TypeVar("T", bound=Answered)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """An answer to many texts: one vector each, in order."""
+
+    vectors: list[list[float]]
+    usage: Usage
+    rate: RateHint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,14 +102,7 @@ class _Account:
         self.turnstiles: dict[str, Turnstile] = {}
         self.lanes: list[Lane] = []
         self.pausing = self.retries = self.failures = 0
-        self.input_tokens = self.cached_tokens = self.output_tokens = self.reasoning_tokens = self.answers = 0
-
-    def count(self, usage: Usage) -> None:
-        self.answers += usage.requests
-        self.input_tokens += usage.input_tokens
-        self.cached_tokens += usage.cached_tokens
-        self.output_tokens += usage.output_tokens
-        self.reasoning_tokens += usage.reasoning_tokens
+        self.used = Used()
 
     def statistics(self) -> AccountStatistics:
         lanes = self.lanes
@@ -100,27 +114,21 @@ class _Account:
             requests=sum(lane.requests for lane in lanes),
             retries=self.retries,
             failures=self.failures,
-            usage=Usage(
-                requests=self.answers,
-                input_tokens=self.input_tokens,
-                cached_tokens=self.cached_tokens,
-                output_tokens=self.output_tokens,
-                reasoning_tokens=self.reasoning_tokens,
-            ),
+            usage=self.used.usage(),
             models=tuple(lane.statistics() for lane in lanes),
         )
 
 
-@dataclass(slots=True, eq=False)
 class _Trip(Generic[T]):
     """One call on its way: what stays the same over its tries."""
 
-    account: _Account
-    lane: Lane
-    once: Callable[[], Awaitable[Outcome[T]]]
-    tokens: float
-    progress: Progress
-    ticket: int = 0
+    __slots__ = ("account", "lane", "once", "progress", "ticket", "tokens")
+
+    def __init__(
+        self, account: _Account, lane: Lane, once: Callable[[], Awaitable[T]], tokens: float, progress: Progress
+    ) -> None:
+        self.account, self.lane, self.once, self.tokens, self.progress = account, lane, once, tokens, progress
+        self.ticket = 0
 
 
 class Pool:
@@ -153,35 +161,31 @@ class Pool:
         self._arrived = 0
         self._closed = False
 
-    async def complete(
+    def complete(
         self, provider: Provider, request: Request, progress: Progress, *, ask: Ask | None = None
-    ) -> Completion:
+    ) -> Coroutine[Any, Any, Completion]:
         """Ask until there is an answer, or an error that no further try can mend, whose `tried` tells all tries.
 
         `ask` makes one exchange instead of `provider.complete`.
         """
-        model, ask = request.model, ask or provider.complete
-
-        async def once() -> Outcome[Completion]:
-            completion = await ask(request, self._http)
-            return completion, completion.usage, completion.rate
-
+        model = request.model
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
-        tokens = _size(request, lane) if lane.counts_tokens else 0
-        return await self._bring(_Trip(account, lane, once, tokens, progress))
+        size = _size(request, lane) if lane.counts_tokens else 0
+        once = partial(ask or provider.complete, request, self._http)
+        return self._bring(_Trip(account, lane, once, size, progress))
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
     ) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order, with the same care as `complete`."""
 
-        async def once() -> Outcome[tuple[list[list[float]], Usage]]:
-            vectors, usage = await provider.embed(model, texts, self._http)
-            return (vectors, usage), usage, None
+        async def once() -> Vectors:
+            return Vectors(*await provider.embed(model, texts, self._http))
 
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
-        tokens = sum(map(len, texts)) // 4 if lane.counts_tokens else 0
-        return await self._bring(_Trip(account, lane, once, tokens, progress))
+        size = sum(map(len, texts)) // 4 if lane.counts_tokens else 0
+        found = await self._bring(_Trip(account, lane, once, size, progress))
+        return found.vectors, found.usage
 
     def statistics(self) -> PoolStatistics:
         """Tell what each account does now and did so far."""
@@ -229,22 +233,22 @@ class Pool:
             progress.started = self._clock.monotonic()
         try:
             try:
-                result, usage, _ = await self._attempt(trip)
+                answered = await self._attempt(trip)
             except ProviderError as error:
                 if not is_retryable(error):
                     raise
-                result, usage, _ = await self._insist(trip, error)
+                answered = await self._insist(trip, error)
         except ProviderError as error:
             trip.account.failures += 1
             error.tried = tuple(progress.tried)
             raise
-        trip.account.count(usage)
-        return result
+        trip.account.used.add(answered.usage)
+        return answered
 
-    async def _insist(self, trip: _Trip[T], error: ProviderError) -> Outcome[T]:
+    async def _insist(self, trip: _Trip[T], error: ProviderError) -> T:
         progress, circuit = trip.progress, trip.lane.circuit
 
-        async def again() -> Outcome[T]:
+        async def again() -> T:
             trip.account.retries += 1
             return await self._attempt(trip)
 
@@ -262,7 +266,7 @@ class Pool:
             draw=self._random,
         )
 
-    async def _attempt(self, trip: _Trip[T]) -> Outcome[T]:
+    async def _attempt(self, trip: _Trip[T]) -> T:
         lane, progress = trip.lane, trip.progress
         place = lane.turnstile.enter_nowait(lane, trip.tokens) or await lane.turnstile.enter(
             lane, trip.tokens, trip.ticket, progress
@@ -270,13 +274,13 @@ class Pool:
         try:
             progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
-            outcome = await trip.once()
+            answered = await trip.once()
             lane.answered(place.number)
-            if outcome[2] is not None:
-                lane.hear(outcome[2], outcome[1])
+            if answered.rate is not None:
+                lane.hear(answered.rate, answered.usage)
             if lane.counts_tokens:
-                place.settle(outcome[1])
-            return outcome
+                place.settle(answered.usage)
+            return answered
         except ProviderError as error:
             self._failed(place, error, progress)
             raise
@@ -291,7 +295,6 @@ class Pool:
             place.leave()
 
     def _failed(self, place: Place, error: ProviderError, progress: Progress) -> None:
-        progress.sent_at = None
         progress.note(place.lane, describe(error), self._clock.monotonic())
         progress.sent_at = None
         if isinstance(error, TURNED_AWAY):
@@ -342,7 +345,5 @@ def _being_cancelled() -> bool:
 
 
 def _size(request: Request, lane: Lane) -> float:
-    from tanuki_async._codec.tokens import size
-
-    answer = request.max_tokens or request.head.params.max_new_tokens or lane.usual_output
-    return size(request.head, request.turns) + answer
+    size = request.size if request.size is not None else tokens.size(request.head, request.turns)
+    return size + (request.max_tokens or request.head.params.max_new_tokens or lane.usual_output)

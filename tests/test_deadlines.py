@@ -1,0 +1,93 @@
+"""One timer for many calls ends each when its time is over, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tanuki_async._deadlines import Deadlines
+
+
+async def late(deadlines: Deadlines, seconds: float = 10.0) -> bool:
+    """Sleep within a deadline; tell whether that is what ended it. Any other cancellation goes on."""
+    deadline = deadlines.begin()
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        if deadline.close():
+            return True
+        raise
+    return deadline.close()
+
+
+async def test_each_call_gets_its_whole_time() -> None:
+    loop, deadlines, ends = asyncio.get_running_loop(), Deadlines(0.05), list[float]()
+
+    async def call(after: float) -> None:
+        await asyncio.sleep(after)
+        began = loop.time()
+        assert await late(deadlines)
+        ends.append(loop.time() - began)
+
+    await asyncio.gather(*(call(0.02 * number) for number in range(4)))
+    assert min(ends) >= 0.049
+    assert not deadlines.running
+
+
+async def test_who_is_done_in_time_is_left_alone() -> None:
+    deadlines = Deadlines(0.02)
+    assert not await late(deadlines, 0.0)
+    await asyncio.sleep(0.04)
+    assert not deadlines.running
+
+
+async def test_the_time_of_a_later_call_runs_after_that_of_earlier_ones_was_not_needed() -> None:
+    deadlines = Deadlines(0.03)
+    assert not await late(deadlines, 0.0)
+    assert await late(deadlines)
+
+
+async def test_a_cancellation_by_somebody_else_goes_on() -> None:
+    deadlines = Deadlines(5.0)
+    task = asyncio.create_task(late(deadlines))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not deadlines.running
+
+
+async def test_a_cancellation_that_comes_together_with_the_deadline_goes_on() -> None:
+    deadlines = Deadlines(5.0)
+    task = asyncio.create_task(late(deadlines))
+    await asyncio.sleep(0)
+    (deadline,) = deadlines.running
+    del deadlines.running[deadline]
+    deadline.come()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_task_whose_deadline_passed_is_no_longer_being_cancelled() -> None:
+    assert await late(Deadlines(0.01))
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    async with asyncio.timeout(1):
+        await asyncio.sleep(0)
+
+
+async def test_a_thousand_calls_need_one_timer() -> None:
+    deadlines = Deadlines(60.0)
+    tasks = [asyncio.create_task(late(deadlines)) for _ in range(1000)]
+    await asyncio.sleep(0)
+    assert len(deadlines.running) == 1000
+    loop = asyncio.get_running_loop()
+    mine = [handle for handle in loop._scheduled if getattr(handle._callback, "__self__", None) is deadlines]  # type: ignore[attr-defined]
+    assert len(mine) == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not deadlines.running
