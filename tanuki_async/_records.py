@@ -15,6 +15,12 @@ Structured = Literal["json_schema", "json_object", "none"]
 Attached = Literal["image", "document"]
 """What may be attached to a message."""
 
+When = Literal["always", "without_effort", "never"]
+"""Whether a model takes something: a model that reasons may take it only with the effort "none"."""
+
+SchemaDialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+"""Which keywords a schema may have that a model is sent."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -66,22 +72,37 @@ class Model:
 
     provider: str
     name: str
+    kind: Literal["chat", "embedding"] = "chat"
+    suggested: Literal["teacher", "student", "embedding"] | None = None  # what we would take it for
     context_window: int = 128_000
     max_output: int | None = None
+    endpoint: Literal["chat", "responses"] = "chat"  # how OpenAI's models are asked
     structured: Structured = "json_schema"
+    schema_dialect: SchemaDialect = "openai_strict"
     instruction_role: Literal["developer", "system"] = "system"
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    efforts: tuple[str, ...] = ()  # that it knows; () where we do not know them
     reasoning_effort: str | None = None  # sent as it is; None sends nothing
+    sampling: When = "always"  # temperature and the like
+    chat_tools: When = "always"
     attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
+    dimensions: int | None = None  # of an embedding
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None
     retires: str | None = None  # ISO date
+    successor: str | None = None  # what to use then, as 'provider:name'
     as_of: str | None = None  # ISO date of these facts
     _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_text", f"{self.provider}:{self.name}")  # wanted several times a call
+
+    def __post_init__(self) -> None:
+        """Refuse an effort that the model does not know."""
+        if self.efforts and self.reasoning_effort not in (None, *self.efforts):
+            known = ", ".join(map(repr, self.efforts))
+            raise ValueError(f"{self} knows the efforts {known}, not {self.reasoning_effort!r}")
 
     def __str__(self) -> str:
         return self._text

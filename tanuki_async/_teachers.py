@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import logging
+from datetime import date
 
+from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import SettingsError
-from tanuki_async._models import split_name
+from tanuki_async._models import retirement, split_name
 from tanuki_async._prices import filled
 from tanuki_async._records import Model
 from tanuki_async._route import Teacher
 from tanuki_async._settings import Options, Settings, nearest
 from tanuki_async.abc import Provider
+
+logger = logging.getLogger("tanuki_async")
 
 BUILT_IN = {
     "openai": ("tanuki_async.providers.openai", "OpenAI"),
@@ -20,11 +25,15 @@ BUILT_IN = {
 """Providers that are made from the environment when a model names them; each module is imported only then."""
 
 
+_warned: set[str] = set()
+"""Models of whose end this process was told."""
+
+
 class Teachers:
     """The providers of one Tanuki, and the models that they answer with."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._settings, self._clock = settings, clock
         self._providers: dict[str, Provider] = {}
         for provider in settings.providers:
             if self._providers.setdefault(provider.name, provider) is not provider:
@@ -40,7 +49,12 @@ class Teachers:
             chosen = options.teacher_models
         else:
             chosen = (self._settings.embedding_model,) if embedding else self._settings.teacher_models
-        return tuple(self._teacher(each) for each in chosen)
+        teachers = tuple(self._teacher(each) for each in chosen)
+        for model in (teacher.model for teacher in teachers):
+            if model.kind == "embedding" and not embedding:
+                raise SettingsError(f"{model} makes embeddings; it cannot answer. Name a chat model in teacher_models")
+            _warn_of_end(model, self._clock.now().date())
+        return teachers
 
     def _teacher(self, choice: str | Model) -> Teacher:
         if isinstance(choice, Model):
@@ -60,3 +74,10 @@ class Teachers:
             module, kind = BUILT_IN[name]
             self._providers[name] = getattr(importlib.import_module(module), kind)()
         return self._providers[name]
+
+
+def _warn_of_end(model: Model, today: date) -> None:
+    """Warn, once per process, of a model that retires soon or should be gone. It is tried: the table may be wrong."""
+    if (end := retirement(model, today)) and str(model) not in _warned:
+        _warned.add(str(model))
+        logger.warning("%s", end)

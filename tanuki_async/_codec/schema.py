@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import mmh3
 from pydantic import TypeAdapter, ValidationError
@@ -17,9 +17,7 @@ from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, i
 from tanuki_async._codec.reader import InexpressibleError
 from tanuki_async._codec.shapes import VALUE, Shape, is_array, is_object
 from tanuki_async._codec.strict import strict
-from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue
-
-Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue, SchemaDialect
 
 _NAME = 64
 _START = '{"value":'
@@ -144,7 +142,7 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
     )
 
 
-def dialect(schema: JsonSchema, which: Dialect) -> JsonSchema:
+def dialect(schema: JsonSchema, which: SchemaDialect) -> JsonSchema:
     """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer."""
     if which != "openai_strict_ft":
         return schema

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tanuki_async._errors import RequestRejectedError
-from tanuki_async._records import Model, Structured
+from tanuki_async._records import Model, SchemaDialect, Structured
 
-Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
 Role = Literal["developer", "system"]
 TokenField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -44,19 +43,18 @@ class Abilities:
     structured: Structured
     role: Role
     token_field: TokenField | None
-    dialect: Dialect = "openai_strict"
+    dialect: SchemaDialect = "openai_strict"
     dropped: frozenset[str] = frozenset()
     renamed: bool = False  # the token field was exchanged once
 
     @classmethod
     def of(cls, model: Model, *, dropped: frozenset[str] = frozenset()) -> Abilities:
         """Assume what the model's description says."""
-        tuned = model.name.startswith("ft:")
         return cls(
             structured=model.structured,
             role=model.instruction_role,
             token_field=model.token_field,
-            dialect="openai_strict_ft" if tuned else "openai_strict",
+            dialect=model.schema_dialect,
             dropped=dropped,
         )
 

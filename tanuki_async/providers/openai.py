@@ -18,7 +18,7 @@ from tanuki_async._errors import (
     clip,
 )
 from tanuki_async._models import lookup
-from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usage
+from tanuki_async._records import Completion, Limits, Model, Reply, Request, SchemaDialect, Usage
 from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
@@ -32,6 +32,8 @@ __all__ = ["OpenAI", "OpenAICompatible"]
 
 logger = logging.getLogger("tanuki_async.providers")
 
+SAMPLING = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty"})
+"""What a model does not take while it reasons."""
 _MOST_CONCESSIONS = 8
 """How many parameters one call may give up, one after the other."""
 
@@ -77,7 +79,7 @@ class OpenAICompatible(Provider):
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`: as the user did, as the table does, or cautiously."""
-        known = self._models.get(name) or lookup(self.name, name)
+        known = self._models.get(name) or lookup(self.name, name, retired=self._outlives_table())
         return known or self._unknown_model(name)
 
     async def complete(self, request: Request, http: Http) -> Completion:
@@ -129,6 +131,10 @@ class OpenAICompatible(Provider):
         if reply.status != 200:
             raise self._error(reply, model)
         return vectors_from(reply, len(texts), provider=self.name, model=model.name, secrets=self._secrets)
+
+    def _outlives_table(self) -> bool:
+        """Tell whether a model that its maker retired may still answer here."""
+        return False
 
     def _unknown_model(self, name: str) -> Model:
         return Model(provider=self.name, name=name)
@@ -240,17 +246,35 @@ class OpenAI(OpenAICompatible):
         super().__init__(base_url, name="openai", api_key=api_key, models=models, limits=limits, headers=headers)
 
     def _unknown_model(self, name: str) -> Model:
-        if name.startswith("ft:") and (base := lookup(self.name, name.split(":")[1])):
-            return replace(base, name=name, price_input=None, price_cached=None, price_output=None)
-        host = urlsplit(self._base()).hostname or ""
-        if not host.endswith((".openai.com", ".azure.com")):  # some other server behind OPENAI_BASE_URL
-            return super()._unknown_model(name)
-        return Model(provider=self.name, name=name, instruction_role="developer", token_field="max_completion_tokens")
+        tuned = name.startswith("ft:")
+        dialect: SchemaDialect = "openai_strict_ft" if tuned else "openai_strict"
+        if tuned and (base := lookup(self.name, name.split(":")[1], retired=self._outlives_table())):
+            return replace(
+                base, name=name, schema_dialect=dialect, suggested=None,
+                price_input=None, price_cached=None, price_output=None,
+            )  # fmt: skip
+        if not self._is_openai():
+            return replace(super()._unknown_model(name), schema_dialect=dialect)
+        return Model(
+            provider=self.name,
+            name=name,
+            schema_dialect=dialect,
+            instruction_role="developer",
+            token_field="max_completion_tokens",
+        )
+
+    def _outlives_table(self) -> bool:
+        return not self._is_openai()
+
+    def _is_openai(self) -> bool:
+        """Tell OpenAI and Azure from some other server behind OPENAI_BASE_URL."""
+        return (urlsplit(self._base()).hostname or "").endswith((".openai.com", ".azure.com"))
 
     def _assume(self, model: Model) -> Abilities:
-        # A documented rule: a model that thinks takes no sampling fields.
         thinks = model.reasoning_effort not in (None, "none")
-        return Abilities.of(model, dropped=frozenset({"temperature", "top_p"} if thinks else ()))
+        without_effort = model.sampling == "without_effort" and model.reasoning_effort != "none"
+        refuses = thinks or model.sampling == "never" or without_effort
+        return Abilities.of(model, dropped=SAMPLING if refuses else frozenset())
 
     def _account_headers(self) -> dict[str, str]:
         named = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}

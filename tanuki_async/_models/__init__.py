@@ -1,0 +1,81 @@
+"""The table of models: what each can do, what it costs, and what became of the names of old.
+
+A file per provider. Facts and prices (US dollars per million tokens) are from the providers' model pages, read on the
+date in `as_of`. A model that is not here works all the same: its provider assumes little and learns from the answers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import date
+
+from tanuki_async._errors import SettingsError
+from tanuki_async._models import anthropic, bedrock, gemini, openai, together
+from tanuki_async._models.aliases import ALIASES
+from tanuki_async._records import Model
+
+__all__ = ["ALIASES", "DEFAULT_EMBEDDING", "DEFAULT_TEACHERS", "MODELS", "lookup", "retirement", "split_name"]
+
+DEFAULT_TEACHERS = ("openai:gpt-6.2-sol", "openai:gpt-6.1-sol")
+DEFAULT_EMBEDDING = "openai:text-embedding-3-small"
+
+SOON = 60
+"""Days before a model's end from which on its use is warned of."""
+
+_PROVIDERS = {"openai": openai, "together": together, "anthropic": anthropic, "bedrock": bedrock, "gemini": gemini}
+MODELS = tuple(model for provider in _PROVIDERS.values() for model in provider.MODELS)
+_DATED = re.compile(r"-20\d\d-\d\d-\d\d$")
+_TABLE = {(model.provider, model.name): model for model in MODELS}
+
+
+def lookup(provider: str, name: str, *, retired: bool = False) -> Model | None:
+    """Find a model in the table; None where it is not there. SettingsError for one that is gone, unless `retired`."""
+    if not retired and (end := _end(provider, name)):
+        raise SettingsError(end)
+    if found := _TABLE.get((provider, name)):
+        return found
+    undated = _DATED.sub("", name)  # one day's state of a model, such as gpt-4.1-mini-2025-04-14
+    base = _TABLE.get((provider, undated)) if undated != name else None
+    return base and replace(base, name=name, suggested=None)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split `"provider:model"`, or what an alias stands for. SettingsError for anything else, and for what is gone."""
+    if named := ALIASES.get(name):
+        provider, _, model = named.partition(":")
+        if end := _end(provider, model):
+            raise SettingsError(end if name == model else f"{name!r} of Tanuki.py was {named!r}: {end}")
+        return provider, model
+    provider, colon, model = name.partition(":")
+    if colon and provider and model:
+        return provider, model
+    owner = next((each for each in _PROVIDERS if (each, name) in _TABLE), None)
+    end = next(filter(None, (_end(each, name) for each in _PROVIDERS)), None)
+    if end:
+        raise SettingsError(end)
+    hint = f"; did you mean '{owner}:{name}'?" if owner else ""
+    raise SettingsError(f"a model is written 'provider:name', such as {DEFAULT_TEACHERS[0]!r}; got {name!r}{hint}")
+
+
+def retirement(model: Model, today: date) -> str | None:
+    """Say that a model answers no longer than until soon; None while there is time."""
+    if model.retires is None:
+        return None
+    days = (date.fromisoformat(model.retires) - today).days
+    use = f"; use {model.successor!r}" if model.successor else ""
+    if days > SOON:
+        return None
+    if days > 0:
+        return f"{model} retires on {model.retires}, in {days} day{'s' if days > 1 else ''}{use}"
+    return f"{model.retires} HAS PASSED, the day on which {model} retires: it may fail at any time{use}"
+
+
+def _end(provider: str, name: str) -> str | None:
+    """Say since when a model is gone, and what to use today."""
+    known = _PROVIDERS.get(provider)
+    found = (known.RETIRED.get(name) or known.RETIRED.get(_DATED.sub("", name))) if known else None
+    if found is None:
+        return None
+    since, successor = found
+    return f"the model {name!r} is retired; use {successor!r}{f' (it ended on {since})' if since else ''}"
