@@ -35,7 +35,7 @@ from tanuki_async.providers._errors import go_duration, retry_after
 from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.providers.together import TogetherAI
-from tanuki_async.testing import FakeClock, Fault, LoopbackServer
+from tanuki_async.testing import ChatRequest, FakeClock, Fault, LoopbackServer
 
 TypeAdapter(int)  # pydantic looks for its plugins on disk, once; patched functions always come first
 
@@ -507,9 +507,10 @@ async def test_many_calls_learn_one_thing_together() -> None:
 async def test_what_is_wrong_rather_than_unknown_is_not_tried_another_way(complaint: Reply) -> None:
     provider = compatible()
     head = replace(HEAD, params=GenerationParams(temperature=3, max_new_tokens=9))
-    http = Http(complaint)
+    http = Http(complaint, reply_of({"data": []}))
     with pytest.raises(RequestRejectedError):
         await provider.complete(ask(provider.model("m"), head), http)
+    assert sum(method == "POST" for method, *_ in http.sent) == 1
 
 
 async def test_a_server_that_takes_nothing_is_not_asked_for_ever() -> None:
@@ -579,7 +580,7 @@ async def test_recorded_errors_become_ours_after_the_right_number_of_tries(
             await pool.complete(provider, ask(provider.model("m")), Progress())
         error = caught.value
         assert type(error) is kind
-        assert server.served == requests
+        assert sum(isinstance(each, ChatRequest) for each in server.requests) == requests
         assert (error.provider, error.model, error.status) == (name, "m", answer.status)
         assert error.request_id == answer.headers.get("x-request-id")
         assert len(error.tried) == requests

@@ -24,9 +24,9 @@ SOON = 60
 """Days before a model's end from which on its use is warned of."""
 
 _PROVIDERS = {"openai": openai, "together": together, "anthropic": anthropic, "bedrock": bedrock, "gemini": gemini}
-MODELS = tuple(model for provider in _PROVIDERS.values() for model in provider.MODELS)
+MODELS: tuple[Model, ...] = tuple(model for provider in _PROVIDERS.values() for model in provider.MODELS)
 _DATED = re.compile(r"-20\d\d-\d\d-\d\d$")
-_TABLE = {(model.provider, model.name): model for model in MODELS}
+_TABLE: dict[tuple[str, str], Model] = {(model.provider, model.name): model for model in MODELS}
 
 
 def lookup(provider: str, name: str, *, retired: bool = False) -> Model | None:
@@ -36,8 +36,9 @@ def lookup(provider: str, name: str, *, retired: bool = False) -> Model | None:
     if found := _TABLE.get((provider, name)):
         return found
     undated = _DATED.sub("", name)  # one day's state of a model, such as gpt-4.1-mini-2025-04-14
-    base = _TABLE.get((provider, undated)) if undated != name else None
-    return base and replace(base, name=name, suggested=None)
+    if undated != name and (base := _TABLE.get((provider, undated))):
+        return replace(base, name=name, suggested=None)
+    return None
 
 
 def split_name(name: str) -> tuple[str, str]:

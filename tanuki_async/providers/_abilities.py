@@ -20,11 +20,14 @@ OPTIONAL = (
     "frequency_penalty",
     "presence_penalty",
     "reasoning_effort",
+    "reasoning",  # this one and the next are of the Responses API
+    "max_output_tokens",
 )
 """Fields that a request can do without."""
 
 _STREAMING = ("stream_options", "stream")
-_KNOWN = "|".join((*OPTIONAL, *_STREAMING, "max_tokens", "max_completion_tokens"))
+_KNOWN = "|".join((*OPTIONAL, *_STREAMING, "max_tokens", "max_completion_tokens")).replace("|reasoning|", "|")
+"""Names that a text may mention; `reasoning` is a word as well."""
 
 _REFUSED_CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter"})
 _REFUSED_WORDS = re.compile(
@@ -69,7 +72,9 @@ class Abilities:
         for field in (self.token_field, *OPTIONAL, *_STREAMING):
             if field and _names(field, parameter, message) and f'"{field}":'.encode() in body:
                 return self._less(field)
-        if _is_about(("response_format", "json_schema", "json_object", "structured output"), parameter, message):
+        if _is_about(
+            ("response_format", "text.format", "json_schema", "json_object", "structured output"), parameter, message
+        ):
             lower = None if _BROKEN_SCHEMA.search(message) else _LOWER.get(self.structured)
             return lower and (replace(self, structured=lower), f"response_format {self.structured!r}")
         if self.role == "developer" and ("developer" in message or parameter.endswith("role")):
@@ -92,7 +97,7 @@ def _refuses(error: RequestRejectedError) -> bool:
 def _names(field: str, parameter: str, message: str) -> bool:
     """Tell whether `field` is what the complaint is about: its parameter, or else the first known name in its text."""
     if parameter:
-        return parameter == field
+        return parameter.partition(".")[0] == field
     found = re.search(rf"\b({_KNOWN})\b", message)
     return found is not None and found.group(1) == field
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tanuki_async._records import Head, JsonValue, Model, Request
+from tanuki_async._records import AnswerSchema, Head, JsonSchema, JsonValue, Model, Request, Turn
 from tanuki_async.providers._abilities import Abilities
 
 _ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
@@ -38,16 +39,32 @@ class Bodies:
             by_model = self._kept[head] = {}
         kept = by_model.get(model.name)
         if kept is None or kept.model is not model or kept.abilities is not abilities:
-            end = encode_end(head, model, abilities, head.params.max_new_tokens)
-            kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
+            end = self.end(head, model, abilities, head.params.max_new_tokens)
+            kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
             parts += (_ROLES[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
-            parts.append(encode_end(head, model, abilities, request.max_tokens))
+            parts.append(self.end(head, model, abilities, request.max_tokens))
+        return self.joined(parts)
+
+    def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
+        """Everything before the first turn."""
+        return encode_begin(head, model, abilities)
+
+    def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
+        """Everything after the last turn."""
+        return encode_end(head, model, abilities, max_tokens)
+
+    def joined(self, parts: Sequence[bytes]) -> bytes:
+        """Put the parts together."""
         return b"".join(parts)
+
+    def streamed(self, body: bytes, abilities: Abilities) -> bytes:
+        """Make of a request one whose answer comes in pieces, where the server knows that."""
+        return streamed(body, abilities)
 
 
 def streamed(body: bytes, abilities: Abilities) -> bytes:
@@ -64,9 +81,15 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     """Everything before the first turn: the model, the instructions, the examples."""
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
     parts += (quote(head.system), b"}")
-    for turn in head.examples:
+    return b"".join((*parts, *turns_of(head.examples)))
+
+
+def turns_of(turns: Sequence[Turn]) -> list[bytes]:
+    """Write messages, each with a comma before it."""
+    parts: list[bytes] = []
+    for turn in turns:
         parts += (_ROLES[turn.role], quote(turn.text), b"}")
-    return b"".join(parts)
+    return parts
 
 
 def encode_end(head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
@@ -96,10 +119,15 @@ def _response_format(head: Head, abilities: Abilities) -> JsonValue:
         return None
     if abilities.structured == "json_object" or not answer.strict:
         return {"type": "json_object"}
+    schema = schema_of(answer, abilities)
+    return {"type": "json_schema", "json_schema": {"name": answer.name, "strict": True, "schema": schema}}
+
+
+def schema_of(answer: AnswerSchema, abilities: Abilities) -> JsonSchema:
+    """Write the schema of an answer with the keywords that the model takes."""
     from tanuki_async._codec.schema import dialect
 
-    schema = dialect(answer.schema, abilities.dialect)
-    return {"type": "json_schema", "json_schema": {"name": answer.name, "strict": True, "schema": schema}}
+    return dialect(answer.schema, abilities.dialect)
 
 
 def encode_embedding(model: Model, texts: list[str], encoding: str | None) -> bytes:

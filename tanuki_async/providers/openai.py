@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Literal
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import (
@@ -22,11 +22,15 @@ from tanuki_async._records import Completion, Limits, Model, Reply, Request, Sch
 from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
-from tanuki_async.providers._answers import completion_from, vectors_from
-from tanuki_async.providers._bodies import Bodies, encode_embedding, streamed
-from tanuki_async.providers._chunks import pieces_from, whole_reply
+from tanuki_async.providers._answers import vectors_from
+from tanuki_async.providers._bodies import Bodies, encode_embedding
+from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
 from tanuki_async.providers._errors import error_from
+from tanuki_async.providers._lists import about_a_model, model_names, what_is_there, with_more
+from tanuki_async.providers._response_events import ResponseEvents
+from tanuki_async.providers._responses import ResponseBodies
 from tanuki_async.providers._secrets import Headers, secrets_in
+from tanuki_async.providers._servers import SERVERS
 
 __all__ = ["OpenAI", "OpenAICompatible"]
 
@@ -38,18 +42,29 @@ _MOST_CONCESSIONS = 8
 """How many parameters one call may give up, one after the other."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One of the two forms in which a question is asked and answered."""
+
+    path: str
+    bodies: Bodies
+    events: type[Chunks]
+
+
 class OpenAICompatible(Provider):
     """A server that speaks OpenAI's format: vLLM, Ollama, llama.cpp, LM Studio, Groq, OpenRouter and many more.
 
     Sends only fields that such servers commonly know, and learns from a 400 which of them this one does not.
-    `models` describes models by name, where the cautious assumptions should not hold.
+    `models` describes models by name, where the cautious assumptions should not hold. `responses` asks through the
+    Responses API instead of Chat Completions.
     """
 
-    _title: ClassVar[str] = "an OpenAI-compatible server"
-    _key_variable: ClassVar[str | None] = None
-    _url_variable: ClassVar[str | None] = None
-    _default_url: ClassVar[str | None] = None
-    _embedding_encoding: ClassVar[str | None] = None
+    _title: str = "an OpenAI-compatible server"
+    _key_variable: str | None = None
+    _url_variable: str | None = None
+    _default_url: str | None = None
+    _token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    _embedding_encoding: str | None = None
 
     def __init__(
         self,
@@ -60,6 +75,7 @@ class OpenAICompatible(Provider):
         models: Mapping[str, Model] | None = None,
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
+        responses: bool = False,
     ) -> None:
         self.name = name
         self.limits = limits or Limits()
@@ -71,7 +87,21 @@ class OpenAICompatible(Provider):
         self._secrets: tuple[str, ...] = ()
         self._urls: dict[str, str] = {}
         self._learned: dict[str, tuple[Model, Abilities]] = {}
+        self._endpoint: Literal["chat", "responses"] = "responses" if responses else "chat"
         self._bodies = Bodies()
+        self._forms = {
+            "chat": _Form("/chat/completions", self._bodies, Chunks),
+            "responses": _Form("/responses", ResponseBodies(), ResponseEvents),
+        }
+
+    @classmethod
+    def known(cls, name: str) -> OpenAICompatible:
+        """Make the provider of a well-known server, by its name in `SERVERS`. Key and address: see there."""
+        server = SERVERS[name]
+        made = OpenAICompatible(None, name=name)
+        made._title, made._default_url, made._url_variable = server.title, server.url, f"{name.upper()}_BASE_URL"
+        made._key_variable, made._token_field = server.key_variable, server.token_field
+        return made
 
     def __repr__(self) -> str:
         where = f"base_url={self._base_url.partition('?')[0]!r}" if self._base_url else ""
@@ -79,38 +109,44 @@ class OpenAICompatible(Provider):
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`: as the user did, as the table does, or cautiously."""
-        known = self._models.get(name) or lookup(self.name, name, retired=self._outlives_table())
-        return known or self._unknown_model(name)
+        if described := self._models.get(name):
+            return described
+        model = lookup(self.name, name, retired=self._may_serve_retired()) or self._unknown_model(name)
+        return model if model.endpoint == self._endpoint else replace(model, endpoint=self._endpoint)
 
     async def complete(self, request: Request, http: Http) -> Completion:
         """Ask once; a parameter that the server does not know is given up, for good, and the question repeated."""
-        url, headers = self._url("/chat/completions"), self._headers or self._make_headers()
         model = request.model
+        form = self._forms[model.endpoint]
+        url, headers = self._url(form.path), self._headers or self._make_headers()
         concessions = 0
         while True:
             abilities = self._abilities(model)
-            body = self._bodies.encode(request, abilities)
+            body = form.bodies.encode(request, abilities)
             reply = await self._send(http, url, headers, body, model)
             if reply.status == 200:
-                return completion_from(reply, provider=self.name, model=model.name, secrets=self._secrets)
+                return form.events.read(reply, provider=self.name, model=model.name, secrets=self._secrets)
             error = self._error(reply, model)
             concessions += 1
             if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
-                raise error
+                raise await self._explained(error, http)
 
     async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:
         """Ask once, and yield the text as it comes, then the Completion. Servers that cannot stream answer at once."""
-        url, headers = self._url("/chat/completions"), self._headers or self._make_headers()
         model = request.model
+        form = self._forms[model.endpoint]
+        url, headers = self._url(form.path), self._headers or self._make_headers()
         concessions = 0
         while True:
             abilities = self._abilities(model)
-            body = streamed(self._bodies.encode(request, abilities), abilities)
+            body = form.bodies.streamed(form.bodies.encode(request, abilities), abilities)
             try:
                 async with http.stream("POST", url, headers=headers, body=body) as answer:
                     if answer.status == 200:
-                        found = pieces_from(answer, provider=self.name, model=model.name, secrets=self._secrets)
-                        async with aclosing(found) as pieces:
+                        events = form.events(
+                            answer.headers, provider=self.name, model=model.name, secrets=self._secrets
+                        )
+                        async with aclosing(pieces_from(answer, events)) as pieces:
                             async for piece in pieces:
                                 yield piece
                         return
@@ -119,7 +155,7 @@ class OpenAICompatible(Provider):
                 raise ProviderUnreachableError(cut.message, self.name, model.name) from cut
             concessions += 1
             if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
-                raise error
+                raise await self._explained(error, http)
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order. All texts travel in one request."""
@@ -129,15 +165,36 @@ class OpenAICompatible(Provider):
         body = encode_embedding(model, list(texts), self._embedding_encoding)
         reply = await self._send(http, url, headers, body, model)
         if reply.status != 200:
-            raise self._error(reply, model)
+            raise await self._explained(self._error(reply, model), http)
         return vectors_from(reply, len(texts), provider=self.name, model=model.name, secrets=self._secrets)
 
-    def _outlives_table(self) -> bool:
-        """Tell whether a model that its maker retired may still answer here."""
+    async def models(self, http: Http) -> list[str]:
+        """List the names of the models that the server has."""
+        reply = await http.send("GET", self._url("/models"), headers=self._headers or self._make_headers())
+        if reply.status != 200:
+            raise self._error(reply, Model(provider=self.name, name=""))
+        return model_names(reply)
+
+    async def _explained(self, error: ProviderError, http: Http) -> ProviderError:
+        """Add to a 404 what the server has instead, or doubt the base URL."""
+        if error.status != 404 or self._is_openai():
+            return error
+        if not about_a_model(error):
+            return with_more(error, f"is {self._base().partition('?')[0]} the base URL? Most end in /v1")
+        try:
+            return with_more(error, what_is_there(error.model, await self.models(http)))
+        except ProviderError:
+            return error
+
+    def _is_openai(self) -> bool:
+        return False
+
+    def _may_serve_retired(self) -> bool:
+        """Tell whether a model may still answer here that its maker retired."""
         return False
 
     def _unknown_model(self, name: str) -> Model:
-        return Model(provider=self.name, name=name)
+        return Model(provider=self.name, name=name, token_field=self._token_field)
 
     def _assume(self, model: Model) -> Abilities:
         return Abilities.of(model)
@@ -226,7 +283,10 @@ class OpenAICompatible(Provider):
 
 
 class OpenAI(OpenAICompatible):
-    """OpenAI itself. Key, address, organisation and project come from the environment where they are not given."""
+    """OpenAI itself. Key, address, organisation and project come from the environment where they are not given.
+
+    `responses` asks through the Responses API, which has no `seed`, no `stop` and no penalties: those are not sent.
+    """
 
     _title = "OpenAI"
     _key_variable = "OPENAI_API_KEY"
@@ -242,13 +302,16 @@ class OpenAI(OpenAICompatible):
         models: Mapping[str, Model] | None = None,
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
+        responses: bool = False,
     ) -> None:
-        super().__init__(base_url, name="openai", api_key=api_key, models=models, limits=limits, headers=headers)
+        super().__init__(
+            base_url, name="openai", api_key=api_key, models=models, limits=limits, headers=headers, responses=responses
+        )
 
     def _unknown_model(self, name: str) -> Model:
         tuned = name.startswith("ft:")
         dialect: SchemaDialect = "openai_strict_ft" if tuned else "openai_strict"
-        if tuned and (base := lookup(self.name, name.split(":")[1], retired=self._outlives_table())):
+        if tuned and (base := lookup(self.name, name.split(":")[1], retired=self._may_serve_retired())):
             return replace(
                 base, name=name, schema_dialect=dialect, suggested=None,
                 price_input=None, price_cached=None, price_output=None,
@@ -263,7 +326,7 @@ class OpenAI(OpenAICompatible):
             token_field="max_completion_tokens",
         )
 
-    def _outlives_table(self) -> bool:
+    def _may_serve_retired(self) -> bool:
         return not self._is_openai()
 
     def _is_openai(self) -> bool:

@@ -51,16 +51,27 @@ class Streaming:
     async def send(self, pieces: AsyncIterator[object], whole: Answer | None, *, pause: float = 0.0) -> None:
         """Send the pieces as they come. A Fault among them is sent as an error event, or closes the connection."""
         self._connection.begin(200, self._headers)
-        self._delta({"role": "assistant", "content": ""})
+        self.begin()
         async for piece in pieces:
             if isinstance(piece, Fault):
                 await self._fail(piece)
                 return
             self._said.append(str(piece))
-            self._delta({"content": str(piece)})
+            self.say(str(piece))
             if pause:
                 await asyncio.sleep(pause)
-        answer = whole or Answer("".join(self._said))
+        self.end(whole or Answer("".join(self._said)))
+
+    def begin(self) -> None:
+        """Send what comes before the text."""
+        self._delta({"role": "assistant", "content": ""})
+
+    def say(self, text: str) -> None:
+        """Send one piece of the text."""
+        self._delta({"content": text})
+
+    def end(self, answer: Answer) -> None:
+        """Send what comes after the text."""
         if answer.refusal is not None:
             self._delta({"refusal": answer.refusal})
         self._delta({}, answer.finish_reason)
@@ -69,9 +80,13 @@ class Streaming:
             self._event({"choices": [], "usage": _openai.usage_fields(count_usage(self._request.messages, answer))})
         self._connection.chunk(b"data: [DONE]\n\n")
 
+    def error(self, body: bytes) -> None:
+        """Send an error in the middle of the answer."""
+        self._connection.chunk(b"data: " + body + b"\n\n")
+
     async def _fail(self, fault: Fault) -> None:
         if fault.reply is not None:
-            self._connection.chunk(b"data: " + fault.reply.body + b"\n\n")
+            self.error(fault.reply.body)
             return
         if fault.then == "hang":
             await asyncio.get_running_loop().create_future()

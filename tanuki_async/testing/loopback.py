@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _openai
+from tanuki_async.testing import _openai, _responses
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
@@ -30,12 +30,13 @@ from tanuki_async.testing.answers import (
 
 __all__ = ["LoopbackServer"]
 
-CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
 _UNSET: Any = object()
 
 
 class LoopbackServer:
-    """Speaks OpenAI's wire format on 127.0.0.1: chat completions, embeddings, the list of models.
+    """Speaks OpenAI's wire format on 127.0.0.1: chat completions, responses, embeddings, the list of models.
 
     `answer` tells what a chat is answered: a callable (plain or async) that gets the ChatRequest, a list or iterator
     of answers, or one answer for all. An answer is text (the content), another JSON value (encoded, in the envelope
@@ -171,7 +172,7 @@ class LoopbackServer:
         request = fixture.get("request", {})
         method, path = request.get("method", "POST"), request.get("path", CHAT)
         reply = fixture_reply(fixture, body=body)
-        if (method, path) == ("POST", CHAT):
+        if (method, path) in (("POST", CHAT), ("POST", RESPONSES)):
             self._chat.put(reply)
         elif (method, path) == ("POST", EMBEDDINGS):
             self._embedding.put(reply)
@@ -245,8 +246,9 @@ class LoopbackServer:
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
-        if route == ("POST", CHAT):
-            chat = _openai.read_chat(_json_body(request), request.headers)
+        if route in (("POST", CHAT), ("POST", RESPONSES)):
+            read = _openai.read_chat if request.path == CHAT else _responses.read
+            chat = read(_json_body(request), request.headers)
             self.requests.append(chat)
             self._check(check_chat, chat.body)
             answer = self._chat.next_answer(chat)
@@ -303,7 +305,8 @@ class LoopbackServer:
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
         headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            await Streaming(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
+            kind = _responses.ResponseStreaming if isinstance(asked, _responses.ResponseRequest) else Streaming
+            await kind(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
@@ -323,7 +326,8 @@ class LoopbackServer:
         if isinstance(answer, Reply | Fault):
             return answer
         if isinstance(asked, ChatRequest):
-            body = _openai.write_chat(asked, as_answer(answer, asked.schema), self.served)
+            write = _responses.write if isinstance(asked, _responses.ResponseRequest) else _openai.write_chat
+            body = write(asked, as_answer(answer, asked.schema), self.served)
         elif isinstance(asked, EmbeddingRequest):
             body = _openai.write_embeddings(asked, cast("Sequence[Sequence[float]]", answer))
         else:

@@ -26,7 +26,7 @@ from tanuki_async.abc import Provider
 from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.providers.together import TogetherAI
-from tanuki_async.testing import Answer, Fault, LoopbackServer
+from tanuki_async.testing import Answer, ChatRequest, Fault, LoopbackServer
 
 TypeAdapter(int)  # pydantic looks for its plugins on disk, once; patched functions always come first
 
@@ -40,6 +40,7 @@ SCHEMA = {
 
 MAKERS: dict[str, Callable[[str], Provider]] = {
     "openai": lambda url: OpenAI(KEY, url),
+    "responses": lambda url: OpenAI(KEY, url, responses=True),
     "together": lambda url: TogetherAI(KEY, url),
     "anyscale": lambda url: Anyscale(KEY, url),
     "compatible": lambda url: OpenAICompatible(url, api_key=KEY),
@@ -140,7 +141,8 @@ async def test_what_goes_wrong_has_its_class_and_its_facts_and_is_not_retried(
     assert (error.provider, error.model) == (setup.provider.name, "some-model")
     assert KEY not in f"{error!r} {error}"
     assert len(str(error)) < 500
-    assert setup.server.served == 1
+    asked = [request for request in setup.server.requests if isinstance(request, ChatRequest)]
+    assert len(asked) == 1
     if kind is RateLimitedError:
         assert error.retry_after == 3.0
 

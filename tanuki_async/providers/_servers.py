@@ -1,0 +1,37 @@
+"""Servers that many use and that speak OpenAI's format: where they are, and what is special about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One of them. Without a `key_variable` it runs on one's own machine and wants no key."""
+
+    title: str
+    url: str
+    key_variable: str | None = None
+    token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+SERVERS = {
+    "gemini": Server(
+        title="Gemini",
+        url="https://generativelanguage.googleapis.com/v1beta/openai",
+        key_variable="GEMINI_API_KEY",
+    ),
+    "groq": Server(
+        title="Groq",
+        url="https://api.groq.com/openai/v1",
+        key_variable="GROQ_API_KEY",
+        token_field="max_completion_tokens",
+    ),
+    "openrouter": Server(title="OpenRouter", url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"),
+    "vllm": Server(title="vLLM", url="http://localhost:8000/v1"),
+    "ollama": Server(title="Ollama", url="http://localhost:11434/v1"),
+    "llamacpp": Server(title="llama.cpp", url="http://localhost:8080/v1"),
+    "lmstudio": Server(title="LM Studio", url="http://localhost:1234/v1"),
+}
+"""By the name that stands before the colon in `"provider:model"`. `OLLAMA_BASE_URL` and so on say where one is else."""
