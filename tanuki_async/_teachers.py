@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from datetime import date
+from typing import Any
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import SettingsError
@@ -14,6 +15,7 @@ from tanuki_async._records import Model
 from tanuki_async._route import Teacher
 from tanuki_async._settings import Options, Settings, nearest
 from tanuki_async.abc import Provider
+from tanuki_async.providers._servers import SERVERS
 
 logger = logging.getLogger("tanuki_async")
 
@@ -23,6 +25,13 @@ BUILT_IN = {
     "anyscale": ("tanuki_async.providers.anyscale", "Anyscale"),
 }
 """Providers that are made from the environment when a model names them; each module is imported only then."""
+
+
+def _make(name: str) -> Provider:
+    module, kind = BUILT_IN.get(name, ("tanuki_async.providers.openai", "OpenAICompatible"))
+    maker: Any = getattr(importlib.import_module(module), kind)
+    made: Provider = maker() if name in BUILT_IN else maker.known(name)
+    return made
 
 
 _warned: set[str] = set()
@@ -38,7 +47,7 @@ class Teachers:
         for provider in settings.providers:
             if self._providers.setdefault(provider.name, provider) is not provider:
                 raise SettingsError(f"two providers are called {provider.name!r}; give one of them another `name=`")
-        known = [*BUILT_IN, *self._providers]
+        known = [*BUILT_IN, *SERVERS, *self._providers]
         for name in settings.limits:
             if name not in known:
                 raise SettingsError(f"limits for {name!r}, but no provider is called that{nearest(name, known)}")
@@ -65,14 +74,13 @@ class Teachers:
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
-            if name not in BUILT_IN:
-                known = sorted({*BUILT_IN, *self._providers})
+            if name not in BUILT_IN and name not in SERVERS:
+                known = sorted({*BUILT_IN, *SERVERS, *self._providers})
                 raise SettingsError(
                     f"no provider is called {name!r}{nearest(name, known)}; for another server pass "
                     "`Tanuki(providers=[OpenAICompatible(base_url, name=…)])`"
                 )
-            module, kind = BUILT_IN[name]
-            self._providers[name] = getattr(importlib.import_module(module), kind)()
+            self._providers[name] = _make(name)
         return self._providers[name]
 
 

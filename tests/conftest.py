@@ -13,7 +13,10 @@ import pytest
 from blockbuster import BlockBuster
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = ("TANUKI_", "OPENAI_", "TOGETHER_", "ANYSCALE_", "ANTHROPIC_", "AWS_", "OTEL_")
+SETTINGS = (
+    "TANUKI_", "OPENAI_", "TOGETHER_", "ANYSCALE_", "ANTHROPIC_", "AWS_", "OTEL_", "GEMINI_", "GROQ_", "OPENROUTER_",
+    "OLLAMA_", "VLLM_", "LLAMACPP_", "LMSTUDIO_",
+)  # fmt: skip
 
 
 def only_loopback(event: str, args: tuple[Any, ...]) -> None:

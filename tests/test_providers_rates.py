@@ -10,12 +10,12 @@ import pytest
 from tanuki_async._errors import ProviderError
 from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import Pool, Progress
-from tanuki_async._records import AnswerSchema, Head, RateHint, Reply, Request, Turn
+from tanuki_async._records import AnswerSchema, Head, Limits, RateHint, Reply, Request, Turn
 from tanuki_async.abc import Http
 from tanuki_async.providers._answers import completion_from
 from tanuki_async.providers._rates import rate_from
-from tanuki_async.providers.openai import OpenAI
-from tanuki_async.testing import FakeClock
+from tanuki_async.providers.openai import OpenAI, OpenAICompatible
+from tanuki_async.testing import FakeClock, LoopbackServer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 HEAD = Head(function="f", system="x", answer=AnswerSchema(name="f", schema={"type": "object"}, strict=True))
@@ -67,6 +67,41 @@ def test_what_is_told_of_limits_is_read_from_recorded_answers(answer: str, hint:
             },
             RateHint(tokens=5000, tokens_back=0.25),
         ),
+        (  # Groq: requests per day, tokens per minute
+            {
+                "x-ratelimit-limit-requests": "14400",
+                "x-ratelimit-remaining-requests": "14370",
+                "x-ratelimit-reset-requests": "2m59.56s",
+                "x-ratelimit-limit-tokens": "18000",
+                "x-ratelimit-remaining-tokens": "17997",
+                "x-ratelimit-reset-tokens": "7.66ms",
+            },
+            RateHint(tokens=18_000),
+        ),
+        (  # nothing is left of a day's requests: the next is back in 6 s
+            {
+                "x-ratelimit-limit-requests": "14400",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "24h0m0s",
+            },
+            RateHint(requests_back=6.0),
+        ),
+        (  # a minute's, though little of it is back
+            {
+                "x-ratelimit-limit-requests": "3",
+                "x-ratelimit-remaining-requests": "1",
+                "x-ratelimit-reset-requests": "40s",
+            },
+            RateHint(requests=3),
+        ),
+        (
+            {
+                "x-ratelimit-limit-requests": "60",
+                "x-ratelimit-remaining-requests": "many",
+                "x-ratelimit-reset-requests": "1h",
+            },
+            RateHint(requests=60),
+        ),
         (
             {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": "2"},
             RateHint(requests=10, seconds=1.0, requests_back=2.0, at_once=True),
@@ -79,6 +114,24 @@ def test_what_is_told_of_limits_is_read_from_recorded_answers(answer: str, hint:
 )
 def test_what_is_told_of_limits_is_read(headers: dict[str, str], hint: RateHint | None) -> None:
     assert rate_from(headers) == hint
+
+
+async def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:
+    day = {
+        "x-ratelimit-limit-requests": "1000",
+        "x-ratelimit-remaining-requests": "999",
+        "x-ratelimit-reset-requests": "1m26.4s",
+        "x-ratelimit-limit-tokens": "6000",
+        "x-ratelimit-remaining-tokens": "5990",
+        "x-ratelimit-reset-tokens": "100ms",
+    }
+    async with LoopbackServer("{}", headers=day) as server:
+        pool, provider = Pool(Connections()), OpenAICompatible(server.url, name="groq")
+        request = Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", "hi"),))
+        await pool.complete(provider, request, Progress())
+        (account,) = pool.statistics().accounts
+        assert account.models[0].limits == Limits(tokens_per_minute=6000)
+        await pool.aclose()
 
 
 # How long a lone call waits for each recorded error: without chance, and with the longest waits that chance may choose

@@ -54,7 +54,8 @@ def error_from(
     if 300 <= status < 400:
         message = f"redirected to {clip(reply.headers.get('location', 'nowhere'))!r}; correct the base URL"
     request_id = reply.headers.get("x-request-id") or reply.headers.get("request-id")
-    error = kind(message, provider, model, status, request_id, retry_after(reply.headers))
+    wait = retry_after(reply.headers)
+    error = kind(message, provider, model, status, request_id, _retry_info(facts) if wait is None else wait)
     if isinstance(error, RequestRejectedError):
         error.code, error.parameter = code, _text(facts.get("param"))
     wish = reply.headers.get("x-should-retry")
@@ -88,6 +89,15 @@ def _facts(body: bytes) -> Mapping[str, JsonValue]:
     if isinstance(value, dict):
         return value
     return {"message": value} if isinstance(value, str) else {}
+
+
+def _retry_info(facts: Mapping[str, JsonValue]) -> float | None:
+    """Seconds that Google asks to wait, within the error."""
+    details = facts.get("details")
+    for detail in details if isinstance(details, list) else ():
+        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
+            return go_duration(delay)
+    return None
 
 
 def _message(facts: Mapping[str, JsonValue], reply: Reply) -> str:

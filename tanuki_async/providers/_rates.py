@@ -9,6 +9,8 @@ from tanuki_async._records import RateHint
 from tanuki_async.providers._errors import go_duration
 
 _MINUTE = 60.0
+_LONG = 1_800.0
+"""Seconds; a limit that takes longer to come back is one per day."""
 
 
 def rate_from(headers: Mapping[str, str]) -> RateHint | None:
@@ -18,15 +20,29 @@ def rate_from(headers: Mapping[str, str]) -> RateHint | None:
     """
     requests, tokens = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens")
     if requests is not None or tokens is not None:
-        requests_back = _back(headers, "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
-        tokens_back = _back(headers, "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens")
-        return _hint(requests, tokens, _MINUTE, requests_back, tokens_back)
+        return _hint(*_told(headers, "requests", requests), *_told(headers, "tokens", tokens), _MINUTE)
     requests = headers.get("x-ratelimit-limit")
     if requests is None:
         return None
     back = _back(headers, "x-ratelimit-remaining", "x-ratelimit-reset")
     tokens_back = _back(headers, "x-tokenlimit-remaining", "x-ratelimit-reset")
-    return _hint(requests, headers.get("x-tokenlimit-limit"), 1.0, back, tokens_back)  # Together: per second
+    return _hint(requests, back, headers.get("x-tokenlimit-limit"), tokens_back, 1.0)  # Together: per second
+
+
+def _told(headers: Mapping[str, str], kind: str, limit: str | None) -> tuple[str | None, float | None]:
+    """Return a limit per minute, and in how many seconds all is back where nothing is left.
+
+    Some, such as Groq, tell a limit per day under the same name. It comes back bit by bit, so the time until all is
+    back and what is missing show for how long it counts. Of such a limit only the time until the next is back matters.
+    """
+    reset = headers.get(f"x-ratelimit-reset-{kind}")
+    if limit is None or reset is None or reset.endswith("ms"):
+        return limit, _back(headers, f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
+    remaining, seconds, most = headers.get(f"x-ratelimit-remaining-{kind}"), go_duration(reset), _limit(limit)
+    missing = (most - float(remaining)) if most and remaining and remaining.isdecimal() else 0
+    if not seconds or not most or missing <= 0 or seconds * most / missing < _LONG:
+        return limit, seconds if remaining == "0" else None
+    return None, seconds / most if remaining == "0" else None
 
 
 def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | None:
@@ -36,7 +52,7 @@ def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | Non
 
 @lru_cache(maxsize=256)
 def _hint(
-    requests: str | None, tokens: str | None, seconds: float, requests_back: float | None, tokens_back: float | None
+    requests: str | None, requests_back: float | None, tokens: str | None, tokens_back: float | None, seconds: float
 ) -> RateHint:
     return RateHint(
         requests=_limit(requests),

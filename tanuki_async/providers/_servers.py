@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,3 +36,9 @@ SERVERS = {
     "lmstudio": Server(title="LM Studio", url="http://localhost:1234/v1"),
 }
 """By the name that stands before the colon in `"provider:model"`. `OLLAMA_BASE_URL` and so on say where one is else."""
+
+
+def server_at(url: str) -> Server | None:
+    """Return which of them is at an address; None for others, and for one's own machine."""
+    host = urlsplit(url).hostname
+    return next((each for each in SERVERS.values() if each.key_variable and urlsplit(each.url).hostname == host), None)

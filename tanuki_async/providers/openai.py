@@ -30,7 +30,7 @@ from tanuki_async.providers._lists import about_a_model, model_names, what_is_th
 from tanuki_async.providers._response_events import ResponseEvents
 from tanuki_async.providers._responses import ResponseBodies
 from tanuki_async.providers._secrets import Headers, secrets_in
-from tanuki_async.providers._servers import SERVERS
+from tanuki_async.providers._servers import SERVERS, server_at
 
 __all__ = ["OpenAI", "OpenAICompatible"]
 
@@ -63,7 +63,6 @@ class OpenAICompatible(Provider):
     _key_variable: str | None = None
     _url_variable: str | None = None
     _default_url: str | None = None
-    _token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     _embedding_encoding: str | None = None
 
     def __init__(
@@ -100,7 +99,7 @@ class OpenAICompatible(Provider):
         server = SERVERS[name]
         made = OpenAICompatible(None, name=name)
         made._title, made._default_url, made._url_variable = server.title, server.url, f"{name.upper()}_BASE_URL"
-        made._key_variable, made._token_field = server.key_variable, server.token_field
+        made._key_variable = server.key_variable
         return made
 
     def __repr__(self) -> str:
@@ -194,7 +193,8 @@ class OpenAICompatible(Provider):
         return False
 
     def _unknown_model(self, name: str) -> Model:
-        return Model(provider=self.name, name=name, token_field=self._token_field)
+        server = server_at(self._base())
+        return Model(provider=self.name, name=name, token_field=server.token_field if server else "max_tokens")
 
     def _assume(self, model: Model) -> Abilities:
         return Abilities.of(model)
