@@ -277,6 +277,17 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a model chose of a short list, and how probable it thinks each value is."""
+
+    value: JsonValue
+    probabilities: tuple[tuple[JsonValue, float], ...]
+    usage: Usage
+    request_id: str | None = None
+    rate: RateHint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One remembered call: what it was given, what it returned, and who said so."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tanuki_async._errors import ProviderError, RequestRejectedError
-from tanuki_async._records import Completion, Job, JsonValue, Limits, Model, Reply, Request, Training, Usage
+from tanuki_async._records import Completion, Decision, Job, JsonValue, Limits, Model, Reply, Request, Training, Usage
 
 __all__ = [
     "Appended",
@@ -152,6 +152,13 @@ class Provider(ABC):
         completion = await self.complete(request, http)
         yield completion.text
         yield completion
+
+    async def decide(self, request: Request, http: Http) -> Decision | None:
+        """Choose one answer of those that the request's schema allows, with probabilities.
+
+        None where that is not offered, or the answers are no short list. Raises as `complete` does.
+        """
+        return None
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order."""

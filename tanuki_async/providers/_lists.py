@@ -19,7 +19,11 @@ def model_names(reply: Reply) -> list[str]:
         body: Any = from_json(reply.body)
     except ValueError:
         return []
-    items = body.get("data") or body.get("models") if isinstance(body, dict) else body
+    if isinstance(body, dict):
+        fields = cast("dict[str, Any]", body)
+        items: object = fields.get("data") or fields.get("models")
+    else:
+        items = body
     if not isinstance(items, list):
         return []
     rows = [cast("dict[str, Any]", item) for item in cast("list[object]", items) if isinstance(item, dict)]

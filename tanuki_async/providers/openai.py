@@ -18,13 +18,14 @@ from tanuki_async._errors import (
     clip,
 )
 from tanuki_async._models import lookup
-from tanuki_async._records import Completion, Limits, Model, Reply, Request, SchemaDialect, Usage
+from tanuki_async._records import Completion, Decision, Limits, Model, Reply, Request, SchemaDialect, Usage
 from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._answers import vectors_from
 from tanuki_async.providers._bodies import Bodies, encode_embedding
 from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
+from tanuki_async.providers._decisions import DECIDERS, DecisionBodies, completion_of, decision_from
 from tanuki_async.providers._errors import error_from
 from tanuki_async.providers._lists import about_a_model, model_names, what_is_there, with_more
 from tanuki_async.providers._response_events import ResponseEvents
@@ -64,6 +65,7 @@ class OpenAICompatible(Provider):
     _url_variable: str | None = None
     _default_url: str | None = None
     _embedding_encoding: str | None = None
+    _decides: bool = False
 
     def __init__(
         self,
@@ -116,6 +118,8 @@ class OpenAICompatible(Provider):
     async def complete(self, request: Request, http: Http) -> Completion:
         """Ask once; a parameter that the server does not know is given up, for good, and the question repeated."""
         model = request.model
+        if self._decides and (decision := await self.decide(request, http)) is not None:
+            return completion_of(decision, model.name)
         form = self._forms[model.endpoint]
         url, headers = self._url(form.path), self._headers or self._make_headers()
         concessions = 0
@@ -286,6 +290,8 @@ class OpenAI(OpenAICompatible):
     """OpenAI itself. Key, address, organisation and project come from the environment where they are not given.
 
     `responses` asks through the Responses API, which has no `seed`, no `stop` and no penalties: those are not sent.
+    `decisions` asks gpt-6-luna through the Decisions API, a beta, where the answer is one of a short list: `bool`,
+    `Literal`, `Enum`, a small range of integers, and these with None.
     """
 
     _title = "OpenAI"
@@ -303,10 +309,36 @@ class OpenAI(OpenAICompatible):
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
         responses: bool = False,
+        decisions: bool = False,
     ) -> None:
         super().__init__(
             base_url, name="openai", api_key=api_key, models=models, limits=limits, headers=headers, responses=responses
         )
+        self._decides = decisions
+        self._questions = DecisionBodies()
+
+    async def decide(self, request: Request, http: Http) -> Decision | None:
+        """Let the model choose, if `decisions` is on. Where it cannot, it is asked in writing from then on."""
+        model = request.model
+        asked = self._questions.encode(request) if self._decides and model.name in DECIDERS else None
+        if asked is None:
+            return None
+        question, body = asked
+        headers = self._headers or self._make_headers()
+        reply = await self._send(http, self._url("/decisions"), headers, body, model)
+        if reply.status == 200:
+            found = decision_from(reply, question, provider=self.name, model=model.name, secrets=self._secrets)
+            logger.debug("%s(): %s decided: %s", request.head.function, model, found.probabilities)
+            return found
+        error = self._error(reply, model)
+        if reply.status in (403, 404, 405):
+            self._decides = False
+        elif reply.status in (400, 422):
+            self._questions.give_up(request.head)
+        else:
+            raise error
+        logger.warning("%s(): no decision, so an answer in writing: %s", request.head.function, error)
+        return None
 
     def _unknown_model(self, name: str) -> Model:
         tuned = name.startswith("ft:")
