@@ -104,7 +104,7 @@ async def test_the_request_is_the_recorded_one_with_the_effort_of_the_model() ->
     await provider().complete(ask(replace(HEAD, params=GenerationParams(max_new_tokens=512))), http)
     ((url, body),) = http.sent
     assert url == "https://api.openai.com" + told["request"]["path"]
-    turn = {"role": "user", "content": "I love you"}
+    turn = {"type": "message", "role": "user", "content": "I love you"}
     assert body == {**told["request"]["json"], "input": [turn], "reasoning": {"effort": "none"}}
 
 

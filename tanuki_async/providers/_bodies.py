@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
@@ -28,6 +28,9 @@ class _Encoded:
 class Bodies:
     """Makes the bodies of chat requests. Keeps the encoded head for as long as the head lives."""
 
+    roles = _ROLES
+    """How a message of each role begins, with a comma before it."""
+
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Head, dict[str, _Encoded]] = WeakKeyDictionary()
 
@@ -41,9 +44,9 @@ class Bodies:
         if kept is None or kept.model is not model or kept.abilities is not abilities:
             end = self.end(head, model, abilities, head.params.max_new_tokens)
             kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
-        parts = [kept.begin]
+        parts, roles = [kept.begin], self.roles
         for turn in request.turns:
-            parts += (_ROLES[turn.role], quote(turn.text), b"}")
+            parts += (roles[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
@@ -84,11 +87,11 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     return b"".join((*parts, *turns_of(head.examples)))
 
 
-def turns_of(turns: Sequence[Turn]) -> list[bytes]:
+def turns_of(turns: Sequence[Turn], roles: Mapping[str, bytes] = _ROLES) -> list[bytes]:
     """Write messages, each with a comma before it."""
     parts: list[bytes] = []
     for turn in turns:
-        parts += (_ROLES[turn.role], quote(turn.text), b"}")
+        parts += (roles[turn.role], quote(turn.text), b"}")
     return parts
 
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
+from typing import NotRequired, cast
 from weakref import WeakKeyDictionary
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from tanuki_async._errors import RefusalError
 from tanuki_async._records import Completion, Decision, Head, JsonSchema, JsonValue, Reply, Request

@@ -19,14 +19,20 @@ from tanuki_async.providers._errors import QUOTA_CODES, error_from
 from tanuki_async.providers._rates import rate_from
 from tanuki_async.providers._thoughts import spoken
 
+_ROLES = {  # llama.cpp wants the type to be said
+    role: b',{"type":"message","role":"' + role.encode() + b'","content":' for role in ("user", "assistant")
+}
+
 
 class ResponseBodies(Bodies):
     """Makes the bodies of requests for /responses. Nothing is stored there; `seed` and `stop` do not exist there."""
 
+    roles = _ROLES
+
     def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
         """Everything before the first turn."""
         parts = [b'{"model":', quote(model.name), b',"instructions":', quote(head.system), b',"input":[']
-        return b"".join((*parts, *turns_of(head.examples)))
+        return b"".join((*parts, *turns_of(head.examples, _ROLES)))
 
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
         """Everything after the last turn."""
