@@ -96,10 +96,8 @@ class Model:
     _text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_text", f"{self.provider}:{self.name}")  # wanted several times a call
-
-    def __post_init__(self) -> None:
         """Refuse an effort that the model does not know."""
+        object.__setattr__(self, "_text", f"{self.provider}:{self.name}")  # wanted several times a call
         if self.efforts and self.reasoning_effort not in (None, *self.efforts):
             known = ", ".join(map(repr, self.efforts))
             raise ValueError(f"{self} knows the efforts {known}, not {self.reasoning_effort!r}")

@@ -22,6 +22,7 @@ import uvicorn
 import tanuki_async as tanuki
 from tanuki_async.testing import ChatRequest, Fault, LoopbackServer, Value
 
+MODELS = ("together:Qwen/Qwen3.5-9B", "gemini:gemini-3.5-flash-lite", "groq:qwen3", "ollama:qwen3")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -100,6 +101,24 @@ def test_the_align_file_is_a_test_that_teaches_and_asks_nobody(
         "bad": 1,
         None: 1,
     }
+
+
+def test_one_program_serves_every_provider_whose_model_is_named(
+    teacher: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = str(EXAMPLES / "any_provider.py")
+    assert run(program) == "here:played: delivery, urgency 3; cost unknown\n"
+
+    for provider in ("TOGETHER", "GEMINI", "GROQ", "OPENROUTER", "OLLAMA"):
+        monkeypatch.setenv(f"{provider}_BASE_URL", teacher.url)
+        monkeypatch.setenv(f"{provider}_API_KEY", "test")
+    teacher.strict = False  # each in its own dialect
+    printed = run(program, "openai:gpt-6-luna", *MODELS)
+    assert [line.partition("; ")[0] for line in printed.splitlines()] == [
+        f"{model}: delivery, urgency 1" for model in ("openai:gpt-6-luna", *MODELS)
+    ]
+    asked = [request.body["model"] for request in teacher.requests]
+    assert asked == [model.partition(":")[2] for model in ("openai:gpt-6-luna", *MODELS)]
 
 
 @pytest.fixture

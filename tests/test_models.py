@@ -162,6 +162,7 @@ def test_the_command_prints_all_that_is_known_as_json(capsys: pytest.CaptureFixt
     assert luna["efforts"][0] == luna["reasoning_effort"] == "none"
     assert luna["sampling"] == luna["chat_tools"] == "without_effort"
     assert luna["attachments"] == ["document", "image"]
+    assert not any(name.startswith("_") for name in luna)
 
 
 def test_the_command_needs_no_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,8 @@ def ask(model: Model) -> Request:
 async def test_each_is_found_at_its_address_with_its_key_and_sent_only_what_all_know(
     name: str, url: str, token_field: str, key: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"{name.upper()}_API_KEY", "the-key")
+    if key:
+        monkeypatch.setenv(f"{name.upper()}_API_KEY", "the-key")
     provider, http = OpenAICompatible.known(name), Http(reply_of({"choices": [{"message": {"content": GOOD}}]}))
     await provider.complete(ask(provider.model("some-model")), http)
     ((sent_to, headers, body),) = http.sent
@@ -111,8 +112,14 @@ def test_a_known_server_is_recognised_at_its_address() -> None:
     assert OpenAICompatible("http://localhost:8000/v1").model("m").token_field == "max_tokens"
 
 
-async def test_a_key_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+async def test_a_server_of_ones_own_is_given_a_key_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "the-key")
+    provider, http = OpenAICompatible.known("vllm"), Http(reply_of({"choices": [{"message": {"content": GOOD}}]}))
+    await provider.complete(ask(provider.model("m")), http)
+    assert http.sent[0][1]["authorization"] == "Bearer the-key"
+
+
+async def test_a_key_that_is_missing_is_named() -> None:
     provider = OpenAICompatible.known("groq")
     with pytest.raises(SettingsError, match="no API key for Groq: set GROQ_API_KEY"):
         await provider.complete(ask(provider.model("m")), Http())
@@ -232,7 +239,7 @@ UPSTREAM = {"error": {"code": 429, "message": "Provider returned error", "metada
         ("groq", 413, GROQ_413, RequestRejectedError, "too large"),
         ("openrouter", 402, NO_CREDIT, QuotaExceededError, "Insufficient credits"),
         ("openrouter", 200, UPSTREAM, RateLimitedError, "Provider returned error"),
-        ("together", 402, fixture("together/error_402_credit")["body"], QuotaExceededError, ""),
+        ("together", 402, fixture("together/error_402_credit")["body"], QuotaExceededError, "Credit limit"),
         ("gemini", 400, fixture("gemini/errors")["400_array"]["body"], RequestRejectedError, "invalid argument"),
         ("gemini", 429, fixture("gemini/errors")["429"]["body"], RateLimitedError, "quota"),
         ("gemini", 500, fixture("gemini/errors")["500"]["body"], ProviderUnavailableError, "internal error"),

@@ -49,7 +49,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _document(model: Model) -> dict[str, Any]:
-    return {**dataclasses.asdict(model), "attachments": sorted(model.attachments)}
+    told = {name: value for name, value in dataclasses.asdict(model).items() if not name.startswith("_")}
+    return {**told, "attachments": sorted(model.attachments)}
 
 
 def _row(model: Model) -> tuple[str, ...]:

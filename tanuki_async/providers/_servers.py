@@ -9,36 +9,28 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """One of them. Without a `key_variable` it runs on one's own machine and wants no key."""
+    """One of them. A `local` one runs on one's own machine, and wants a key only where it was told to."""
 
     title: str
     url: str
-    key_variable: str | None = None
+    local: bool = False
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
 
 SERVERS = {
-    "gemini": Server(
-        title="Gemini",
-        url="https://generativelanguage.googleapis.com/v1beta/openai",
-        key_variable="GEMINI_API_KEY",
-    ),
-    "groq": Server(
-        title="Groq",
-        url="https://api.groq.com/openai/v1",
-        key_variable="GROQ_API_KEY",
-        token_field="max_completion_tokens",
-    ),
-    "openrouter": Server(title="OpenRouter", url="https://openrouter.ai/api/v1", key_variable="OPENROUTER_API_KEY"),
-    "vllm": Server(title="vLLM", url="http://localhost:8000/v1"),
-    "ollama": Server(title="Ollama", url="http://localhost:11434/v1"),
-    "llamacpp": Server(title="llama.cpp", url="http://localhost:8080/v1"),
-    "lmstudio": Server(title="LM Studio", url="http://localhost:1234/v1"),
+    "gemini": Server(title="Gemini", url="https://generativelanguage.googleapis.com/v1beta/openai"),
+    "groq": Server(title="Groq", url="https://api.groq.com/openai/v1", token_field="max_completion_tokens"),
+    "openrouter": Server(title="OpenRouter", url="https://openrouter.ai/api/v1"),
+    "vllm": Server(title="vLLM", url="http://localhost:8000/v1", local=True),
+    "ollama": Server(title="Ollama", url="http://localhost:11434/v1", local=True),
+    "llamacpp": Server(title="llama.cpp", url="http://localhost:8080/v1", local=True),
+    "lmstudio": Server(title="LM Studio", url="http://localhost:1234/v1", local=True),
 }
-"""By the name that stands before the colon in `"provider:model"`. `OLLAMA_BASE_URL` and so on say where one is else."""
+"""By the name that stands before the colon in `"provider:model"`. Keys are in GROQ_API_KEY and so on; OLLAMA_BASE_URL
+and so on say where one is else."""
 
 
 def server_at(url: str) -> Server | None:
     """Return which of them is at an address; None for others, and for one's own machine."""
     host = urlsplit(url).hostname
-    return next((each for each in SERVERS.values() if each.key_variable and urlsplit(each.url).hostname == host), None)
+    return next((each for each in SERVERS.values() if not each.local and urlsplit(each.url).hostname == host), None)

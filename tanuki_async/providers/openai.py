@@ -62,6 +62,7 @@ class OpenAICompatible(Provider):
 
     _title: str = "an OpenAI-compatible server"
     _key_variable: str | None = None
+    _needs_key: bool = True  # if there is a variable for it
     _url_variable: str | None = None
     _default_url: str | None = None
     _embedding_encoding: str | None = None
@@ -101,7 +102,7 @@ class OpenAICompatible(Provider):
         server = SERVERS[name]
         made = OpenAICompatible(None, name=name)
         made._title, made._default_url, made._url_variable = server.title, server.url, f"{name.upper()}_BASE_URL"
-        made._key_variable = server.key_variable
+        made._key_variable, made._needs_key = f"{name.upper()}_API_KEY", not server.local
         return made
 
     def __repr__(self) -> str:
@@ -275,7 +276,7 @@ class OpenAICompatible(Provider):
     def _authorization(self) -> dict[str, str]:
         if key := self._key():
             return {"authorization": f"Bearer {key}"}
-        if self._key_variable:
+        if self._key_variable and self._needs_key:
             raise SettingsError(
                 f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
                 "to try without a key, run `tanuki demo`"
