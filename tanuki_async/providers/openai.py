@@ -14,14 +14,12 @@ from tanuki_async._errors import (
     ProviderError,
     ProviderUnreachableError,
     RequestRejectedError,
-    SettingsError,
-    clip,
 )
 from tanuki_async._models import lookup
 from tanuki_async._records import Completion, Decision, Limits, Model, Reply, Request, SchemaDialect, Usage
-from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
+from tanuki_async.providers._account import Account
 from tanuki_async.providers._answers import vectors_from
 from tanuki_async.providers._bodies import Bodies, encode_embedding
 from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
@@ -30,7 +28,6 @@ from tanuki_async.providers._errors import error_from
 from tanuki_async.providers._lists import about_a_model, model_names, what_is_there, with_more
 from tanuki_async.providers._response_events import ResponseEvents
 from tanuki_async.providers._responses import ResponseBodies
-from tanuki_async.providers._secrets import Headers, secrets_in
 from tanuki_async.providers._servers import SERVERS, server_at
 
 __all__ = ["OpenAI", "OpenAICompatible"]
@@ -52,7 +49,7 @@ class _Form:
     events: type[Chunks]
 
 
-class OpenAICompatible(Provider):
+class OpenAICompatible(Account, Provider):
     """A server that speaks OpenAI's format: vLLM, Ollama, llama.cpp, LM Studio, Groq, OpenRouter and many more.
 
     Sends only fields that such servers commonly know, and learns from a 400 which of them this one does not.
@@ -60,11 +57,6 @@ class OpenAICompatible(Provider):
     Responses API instead of Chat Completions.
     """
 
-    _title: str = "an OpenAI-compatible server"
-    _key_variable: str | None = None
-    _needs_key: bool = True  # if there is a variable for it
-    _url_variable: str | None = None
-    _default_url: str | None = None
     _embedding_encoding: str | None = None
     _decides: bool = False
 
@@ -79,15 +71,10 @@ class OpenAICompatible(Provider):
         headers: Mapping[str, str] | None = None,
         responses: bool = False,
     ) -> None:
+        super().__init__(base_url, api_key, headers)
         self.name = name
         self.limits = limits or Limits()
-        self._base_url = None if base_url is None else check_url(base_url)
-        self._api_key = api_key
         self._models = dict(models or {})
-        self._extra_headers = dict(headers or {})
-        self._headers: Headers | None = None
-        self._secrets: tuple[str, ...] = ()
-        self._urls: dict[str, str] = {}
         self._learned: dict[str, tuple[Model, Abilities]] = {}
         self._endpoint: Literal["chat", "responses"] = "responses" if responses else "chat"
         self._bodies = Bodies()
@@ -104,10 +91,6 @@ class OpenAICompatible(Provider):
         made._title, made._default_url, made._url_variable = server.title, server.url, f"{name.upper()}_BASE_URL"
         made._key_variable, made._needs_key = f"{name.upper()}_API_KEY", not server.local
         return made
-
-    def __repr__(self) -> str:
-        where = f"base_url={self._base_url.partition('?')[0]!r}" if self._base_url else ""
-        return f"{type(self).__name__}({where})"
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`: as the user did, as the table does, or cautiously."""
@@ -238,54 +221,6 @@ class OpenAICompatible(Provider):
             key_hint=f"the key is from {self._key_variable}" if self._key_variable and not self._api_key else "",
         )
 
-    def _key(self) -> str | None:
-        if self._api_key is not None:
-            return self._api_key.strip()
-        return (os.environ.get(self._key_variable) or "").strip() or None if self._key_variable else None
-
-    def _url(self, path: str) -> str:
-        url = self._urls.get(path)
-        if url is None:
-            start, mark, query = self._base().partition("?")
-            url = self._urls[path] = start.rstrip("/") + path + mark + query
-        return url
-
-    def _base(self) -> str:
-        if self._base_url is None:
-            self._base_url = self._base_from_environment()
-        return self._base_url
-
-    def _base_from_environment(self) -> str:
-        told = os.environ.get(self._url_variable) if self._url_variable else None
-        if base := told or self._default_url:
-            return check_url(base)
-        raise SettingsError(
-            f"no address for {self._title}: set {self._url_variable}, or pass {type(self).__name__}(base_url=…)"
-        )
-
-    def _make_headers(self) -> Headers:
-        headers = Headers({"content-type": "application/json", "user-agent": f"tanuki_async/{__version__}"})
-        headers |= self._authorization() | self._account_headers()
-        headers |= {name.lower(): value for name, value in self._extra_headers.items()}
-        if wrong := _unsendable(headers):
-            source = self._key_variable or "api_key" if wrong == "authorization" else f"the header {wrong!r}"
-            raise SettingsError(f"{source} has characters that cannot be sent, such as a line break or an accent")
-        self._headers, self._secrets = headers, secrets_in(headers)
-        return headers
-
-    def _authorization(self) -> dict[str, str]:
-        if key := self._key():
-            return {"authorization": f"Bearer {key}"}
-        if self._key_variable and self._needs_key:
-            raise SettingsError(
-                f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
-                "to try without a key, run `tanuki demo`"
-            )
-        return {}
-
-    def _account_headers(self) -> dict[str, str]:
-        return {}
-
 
 class OpenAI(OpenAICompatible):
     """OpenAI itself. Key, address, organisation and project come from the environment where they are not given.
@@ -375,19 +310,3 @@ class OpenAI(OpenAICompatible):
     def _account_headers(self) -> dict[str, str]:
         named = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
         return {header: value for header, variable in named.items() if (value := os.environ.get(variable))}
-
-
-def _unsendable(headers: Mapping[str, str]) -> str | None:
-    lines = ((name, f"{name}{value}") for name, value in headers.items())
-    return next((name for name, line in lines if not (line.isascii() and line.isprintable())), None)
-
-
-def check_url(url: str) -> str:
-    """Return `url` without a slash at its end. SettingsError for one that is not http or https."""
-    url = url.strip().rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"a base URL looks like 'https://host/v1', not {clip(url)!r}")
-    if parts.username or parts.password:
-        raise SettingsError("a base URL cannot hold a user name or password; pass api_key= or headers=")
-    return url
