@@ -22,7 +22,7 @@ from tanuki_async._errors import (
     RefusalError,
     RequestRejectedError,
 )
-from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Reply, Request, Turn, Usage
+from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Model, Reply, Request, Turn, Usage
 from tanuki_async.abc import Streamed
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.testing import LoopbackServer, Value
@@ -148,6 +148,14 @@ async def test_a_field_that_is_refused_is_given_up(parameter: str, message: str)
     await provider().complete(ask(replace(HEAD, params=GenerationParams(temperature=0.1))), http)
     field = parameter.partition(".")[0]
     assert [field in body for _, body in http.sent] == [True, False]
+
+
+def test_one_model_may_be_asked_through_it_alone() -> None:
+    mine = Model(provider="openai", name="mine", endpoint="responses")
+    by_row = OpenAI(KEY, models={"mine": mine})
+    assert (by_row.model("mine").endpoint, by_row.model("gpt-6-luna").endpoint) == ("responses", "chat")
+    by_flag = OpenAI(KEY, models={"mine": replace(mine, endpoint="chat")}, responses=True)
+    assert {by_flag.model(name).endpoint for name in ("mine", "gpt-6-luna", "gpt-99")} == {"responses"}
 
 
 # What comes back

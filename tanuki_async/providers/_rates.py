@@ -9,6 +9,10 @@ from tanuki_async._records import RateHint
 from tanuki_async.providers._errors import go_duration
 
 _MINUTE = 60.0
+_REQUESTS, _TOKENS = (
+    (f"x-ratelimit-limit-{kind}", f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
+    for kind in ("requests", "tokens")
+)
 _LONG = 1_800.0
 """Seconds; a limit that takes longer to come back is one per day."""
 
@@ -18,9 +22,10 @@ def rate_from(headers: Mapping[str, str]) -> RateHint | None:
 
     Equal limits are one object, so that who hears them again and again sees at once that there is no news.
     """
-    requests, tokens = headers.get("x-ratelimit-limit-requests"), headers.get("x-ratelimit-limit-tokens")
-    if requests is not None or tokens is not None:
-        return _hint(*_told(headers, "requests", requests), *_told(headers, "tokens", tokens), _MINUTE)
+    requests, requests_back = _told(headers, *_REQUESTS)
+    tokens, tokens_back = _told(headers, *_TOKENS)
+    if requests is not None or tokens is not None or requests_back is not None:
+        return _hint(requests, requests_back, tokens, tokens_back, _MINUTE)
     requests = headers.get("x-ratelimit-limit")
     if requests is None:
         return None
@@ -29,20 +34,36 @@ def rate_from(headers: Mapping[str, str]) -> RateHint | None:
     return _hint(requests, back, headers.get("x-tokenlimit-limit"), tokens_back, 1.0)  # Together: per second
 
 
-def _told(headers: Mapping[str, str], kind: str, limit: str | None) -> tuple[str | None, float | None]:
+def _told(headers: Mapping[str, str], name: str, left: str, back: str) -> tuple[str | None, float | None]:
     """Return a limit per minute, and in how many seconds all is back where nothing is left.
 
     Some, such as Groq, tell a limit per day under the same name. It comes back bit by bit, so the time until all is
     back and what is missing show for how long it counts. Of such a limit only the time until the next is back matters.
     """
-    reset = headers.get(f"x-ratelimit-reset-{kind}")
-    if limit is None or reset is None or reset.endswith("ms"):
-        return limit, _back(headers, f"x-ratelimit-remaining-{kind}", f"x-ratelimit-reset-{kind}")
-    remaining, seconds, most = headers.get(f"x-ratelimit-remaining-{kind}"), go_duration(reset), _limit(limit)
-    missing = (most - float(remaining)) if most and remaining and remaining.isdecimal() else 0
-    if not seconds or not most or missing <= 0 or seconds * most / missing < _LONG:
-        return limit, seconds if remaining == "0" else None
-    return None, seconds / most if remaining == "0" else None
+    limit = headers.get(name)
+    if limit is None:
+        return None, None
+    remaining, reset = headers.get(left), headers.get(back, "")
+    if reset.endswith("ms"):  # as most often
+        return limit, go_duration(reset) if remaining == "0" else None
+    try:
+        most, seconds = float(limit), _seconds(reset)
+        per_day = seconds * most >= _LONG * (most - float(remaining or limit)) > 0
+    except ValueError:
+        return limit, None
+    if per_day:
+        return None, seconds / most if remaining == "0" else None
+    return limit, seconds if remaining == "0" else None
+
+
+def _seconds(reset: str) -> float:
+    """Read a duration, the usual ones quickly. ValueError for what is none."""
+    if reset.endswith("s") and not reset.endswith(("µs", "μs", "us", "ns")) and "h" not in reset:
+        minutes, _, rest = reset.rpartition("m")
+        return 60 * float(minutes or 0) + float(rest[:-1])
+    if (seconds := go_duration(reset)) is None:
+        raise ValueError(reset)
+    return seconds
 
 
 def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | None:

@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Literal
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import (
@@ -76,7 +75,7 @@ class OpenAICompatible(Account, Provider):
         self.limits = limits or Limits()
         self._models = dict(models or {})
         self._learned: dict[str, tuple[Model, Abilities]] = {}
-        self._endpoint: Literal["chat", "responses"] = "responses" if responses else "chat"
+        self._responses = responses
         self._bodies = Bodies()
         self._forms = {
             "chat": _Form("/chat/completions", self._bodies, Chunks),
@@ -94,10 +93,9 @@ class OpenAICompatible(Account, Provider):
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`: as the user did, as the table does, or cautiously."""
-        if described := self._models.get(name):
-            return described
-        model = lookup(self.name, name, retired=self._may_serve_retired()) or self._unknown_model(name)
-        return model if model.endpoint == self._endpoint else replace(model, endpoint=self._endpoint)
+        model = self._models.get(name) or lookup(self.name, name, retired=self._may_serve_retired())
+        model = model or self._unknown_model(name)
+        return replace(model, endpoint="responses") if self._responses else model
 
     async def complete(self, request: Request, http: Http) -> Completion:
         """Ask once; a parameter that the server does not know is given up, for good, and the question repeated."""
