@@ -62,3 +62,12 @@ def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def subprocess_env() -> dict[str, str]:
     """The environment for a child Python that must find this package, installed or not."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests alone that need a real model server, unless they are asked for."""
+    if "live" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("live"):
+            item.add_marker(pytest.mark.skip(reason="needs a real server: ask for it with -m live"))

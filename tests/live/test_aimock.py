@@ -11,6 +11,7 @@ import tanuki_async as tanuki
 from tanuki_async import QuotaExceededError, RateLimitedError
 from tanuki_async.providers.openai import OpenAI
 
+pytest_plugins = ["live_servers"]
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
 

@@ -17,6 +17,7 @@ from tanuki_async._records import AnswerSchema, Completion, GenerationParams, He
 from tanuki_async.providers.openai import OpenAICompatible
 
 logger = logging.getLogger("live")
+pytest_plugins = ["live_servers"]
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
 

