@@ -168,6 +168,7 @@ class Attachment:
     media_type: str  # image/png, application/pdf …
     data: bytes | None = None
     url: str | None = None
+    tokens: int = field(default=0, compare=False)  # about how much of a prompt it takes
 
 
 @dataclass(frozen=True, slots=True)
