@@ -15,6 +15,9 @@ Structured = Literal["json_schema", "json_object", "none"]
 Attached = Literal["image", "document"]
 """What may be attached to a message."""
 
+FILE_NAME = "document.pdf"
+"""What a document is called where a format wants a name: never its own, which is not the model's business."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:

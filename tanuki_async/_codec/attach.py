@@ -31,12 +31,8 @@ class MediaBinder(Binder):
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         call, gallery = super().bind(args, kwargs), Gallery()
-        shown = [
-            key + (_shown(parameter, value, gallery) if parameter.media else part)
-            for key, parameter, value, part in zip(
-                self.keys, self.parameters, call.values.values(), call._parts, strict=True  # noqa: SLF001
-            )
-        ]
+        given = zip(self.keys, self.parameters, call.values.values(), strict=True)
+        shown = [key + _shown(parameter, value, gallery) for key, parameter, value in given]
         return MediaCall(self, call, _turn(shown, gallery))
 
     def turn_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> Turn | None:

@@ -197,9 +197,11 @@ def _media(
             f"{function.__qualname__}() cannot return an {' or '.join(sorted(returned)).capitalize()}, not even inside "
             "of something: a model answers in text; return what it says about one"
         )
-    taken = frozenset(kind for parameter in parameters for kind in parameter.media)
+    taken: frozenset[Attached] = frozenset(kind for parameter in parameters for kind in parameter.media)
     if taken and embeds:
-        raise StubError(f"{function.__qualname__}() cannot embed an {' or '.join(sorted(taken))}: embeddings are of text")
+        raise StubError(
+            f"{function.__qualname__}() cannot embed an {' or '.join(sorted(taken))}: embeddings are of text"
+        )
     return taken
 
 

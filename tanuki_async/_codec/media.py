@@ -16,13 +16,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tanuki_async._codec.pixels import document_tokens, image_tokens
 from tanuki_async._errors import InputError, clip
-from tanuki_async._records import Attached, Attachment, JsonValue, Turn
+from tanuki_async._records import FILE_NAME, Attached, Attachment, JsonValue, Turn
 
 KEPT: Final = 256 * 1024
 """Bytes of one image or document that a record keeps; of a larger one it keeps only what it can be recognised by."""
-
-FILE_NAME = "document.pdf"
-"""What a document is called where a name must be given: never the user's own."""
 
 MARK = "tanuki_async"  # in the metadata of a core schema, with the kind
 _LONGEST_URL = 8_192
@@ -57,8 +54,8 @@ class Media:
             self._refuse(None, "takes its bytes or url=, one of the two")
         if url is None:
             self._set_data("data", data)
-        elif isinstance(url, str) and url[:5].lower() == "data:":  # pyright: ignore[reportUnnecessaryIsInstance]
-            self._set_data("url", self._within(url))
+        elif str(url)[:5].lower() == "data:":
+            self._set_data("url", self._within(str(url)))
         else:
             self._set_url(url)
 
@@ -69,7 +66,7 @@ class Media:
                 f"is a {type(data).__name__}, not bytes; for an address write url=…, "
                 f"for a file `await {type(self).__name__}.open(path)`",
             )
-        size = len(data)
+        size = memoryview(cast("bytes", data)).nbytes
         if size > self.most:
             self._refuse(parameter, f"has {size:,} bytes, and at most {self.most:,} are sent; make it smaller")
         data = bytes(cast("bytes", data))
@@ -130,9 +127,7 @@ class Media:
 
     def attachment(self) -> Attachment:
         """Return it as a message carries it."""
-        return Attachment(
-            kind=self.kind, media_type=self.media_type, data=self.data, url=self.url, tokens=self.tokens
-        )
+        return Attachment(kind=self.kind, media_type=self.media_type, data=self.data, url=self.url, tokens=self.tokens)
 
     def record(self, most: int | None = None) -> dict[str, JsonValue]:
         """Write it as plain JSON: self-contained, unless it has more than `most` bytes."""
@@ -187,7 +182,9 @@ class Media:
         if not from_record:
             raise ValueError("its bytes are missing")
         missing = cls.__new__(cls)
-        missing._set(fields["media_type"], None, fields["sha256"], fields["size"], None, 0)
+        missing._set(  # noqa: SLF001  # of this class
+            fields["media_type"], None, fields["sha256"], fields["size"], None, 0
+        )
         return missing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
 from collections import deque
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
-from tanuki_async._records import JsonSchema, JsonValue, Reply, Usage
+from tanuki_async._records import Attached, Attachment, JsonSchema, JsonValue, Reply, Usage
 
 __all__ = ["Answer", "ChatRequest", "EmbeddingRequest", "Fault", "ScriptError", "Value"]
 
@@ -44,6 +45,15 @@ class ChatRequest:
             if role == "user" and (found := _json_object(text)) is not None:
                 return found
         return {}
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """What is attached to the call: to the last user message that has attachments or is a JSON object."""
+        for message in reversed(self.messages):
+            found = attachments_in(message.get("content"))
+            if message["role"] == "user" and (found or _json_object(content_text(message.get("content"))) is not None):
+                return found
+        return ()
 
     def _turns(self) -> Iterator[tuple[str, str]]:
         for message in reversed(self.messages):
@@ -266,6 +276,25 @@ def content_text(content: object) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in cast("list[dict[str, Any]]", content))
     return content if isinstance(content, str) else ""
+
+
+def attachments_in(content: object) -> tuple[Attachment, ...]:
+    """The images and documents of a message's content, in order."""
+    parts = cast("list[dict[str, Any]]", content) if isinstance(content, list) else []
+    found: list[Attachment] = []
+    for part in parts:
+        if part.get("type") == "image_url":
+            found.append(_attachment("image", part["image_url"]["url"]))
+        elif part.get("type") == "file":
+            found.append(_attachment("document", part["file"]["file_data"]))
+    return tuple(found)
+
+
+def _attachment(kind: Attached, url: str) -> Attachment:
+    head, comma, body = url.partition(";base64,")
+    if not (comma and head.startswith("data:")):
+        return Attachment(kind=kind, media_type=f"{kind}/*", url=url)
+    return Attachment(kind=kind, media_type=head.removeprefix("data:"), data=base64.b64decode(body, validate=True))
 
 
 def tokens(text: str) -> int:
