@@ -169,8 +169,8 @@ class Attachment:
 
     kind: Attached
     media_type: str  # image/png, application/pdf …
-    data: bytes | None = None
-    url: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)  # what follows its `?` may be a key
     tokens: int = field(default=0, compare=False)  # about how much of a prompt it takes
 
 

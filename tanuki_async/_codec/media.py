@@ -6,14 +6,14 @@ import binascii
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, NoReturn, Self, cast
-from urllib.parse import unquote_to_bytes, urlsplit
+from typing import Any, ClassVar, Final, NoReturn, Self, TypeVar, cast
+from urllib.parse import unquote_to_bytes
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from tanuki_async._codec.formats import by_ending, is_address, kind_of, recognised
 from tanuki_async._codec.pixels import document_tokens, image_tokens
 from tanuki_async._errors import InputError, clip
 from tanuki_async._records import FILE_NAME, Attached, Attachment, JsonValue, Turn
@@ -23,15 +23,17 @@ KEPT: Final = 256 * 1024
 
 MARK = "tanuki_async"  # in the metadata of a core schema, with the kind
 _LONGEST_URL = 8_192
-_PDF_HEADER = 1_024  # where readers look for it
+_TOKENS = {"image": image_tokens, "document": document_tokens}
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Media:
     """An image or a document, given as bytes or by the address where the model's provider fetches it.
 
     Immutable; equal to another with the same content or address.
     """
+
+    # No dataclass: pydantic would write its fields, where a model that holds one is dumped.
+    __slots__ = ("data", "media_type", "sha256", "size", "tokens", "url")
 
     kind: ClassVar[Attached]
     most: ClassVar[int]
@@ -44,8 +46,8 @@ class Media:
     """Of the bytes, as 64 hex digits; None for an address."""
     size: int | None
     """In bytes; None for an address."""
-    data: bytes | None = field(compare=False)
-    tokens: int = field(compare=False)
+    data: bytes | None
+    tokens: int
     """About how many tokens of a prompt it takes."""
 
     def __init__(self, data: bytes | None = None, *, url: str | None = None) -> None:
@@ -70,26 +72,39 @@ class Media:
         if size > self.most:
             self._refuse(parameter, f"has {size:,} bytes, and at most {self.most:,} are sent; make it smaller")
         data = bytes(cast("bytes", data))
-        media_type = self._recognised(data)
-        if media_type is None:
+        media_type = recognised(data)
+        if media_type is None or kind_of(media_type) != self.kind:
             self._refuse(parameter, f"is no {self.formats}, by how it begins")
         self._set(media_type, None, hashlib.sha256(data).hexdigest(), size, data, _TOKENS[self.kind](data))
 
     def _set_url(self, url: Any) -> None:
-        if not isinstance(url, str) or not _is_address(url):
+        if not isinstance(url, str) or not is_address(url):
             self._refuse("url", f"is no https: or data: URL; for a file write `await {type(self).__name__}.open(path)`")
         if len(url) > _LONGEST_URL:
             self._refuse("url", f"has {len(url):,} characters, more than the {_LONGEST_URL:,} that servers take")
-        self._set(self._by_name(url), url, None, None, None, _TOKENS[self.kind](None))
+        self._set(by_ending(url, self.kind), url, None, None, None, _TOKENS[self.kind](None))
 
-    def _set(
-        self, media_type: str, url: str | None, sha256: str | None, size: int | None, data: bytes | None, tokens: int
-    ) -> None:
-        for name, value in (
-            ("media_type", media_type), ("url", url), ("sha256", sha256), ("size", size), ("data", data),
-            ("tokens", tokens),
-        ):  # fmt: skip
+    def _set(self, *values: Any) -> None:
+        for name, value in zip(("media_type", "url", "sha256", "size", "data", "tokens"), values, strict=True):
             object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"an {type(self).__name__} cannot be changed; make another")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"an {type(self).__name__} cannot be changed; make another")
+
+    def _identity(self) -> tuple[object, ...]:
+        return (self.kind, self.media_type, self.url or self.sha256)
+
+    def __eq__(self, other: object) -> bool:
+        return self._identity() == other._identity() if isinstance(other, Media) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.media_type, self.url, self.sha256, self.size, self.data, self.tokens)
 
     def _within(self, url: str) -> bytes:
         """Return the bytes that a `data:` URL holds (RFC 2397)."""
@@ -108,17 +123,6 @@ class Media:
 
     def _refuse(self, parameter: str | None, reason: str) -> NoReturn:
         raise InputError(type(self).__name__, parameter, reason)
-
-    @classmethod
-    def _recognised(cls, data: bytes) -> str | None:
-        found = media_type_of(data)
-        return found if found and _KINDS[found] == cls.kind else None
-
-    @classmethod
-    def _by_name(cls, url: str) -> str:
-        ending = urlsplit(url).path.rpartition(".")[2].lower()
-        found = _ENDINGS.get(ending)
-        return found if found and _KINDS[found] == cls.kind else _UNKNOWN[cls.kind]
 
     def __repr__(self) -> str:
         if self.url is not None:
@@ -181,11 +185,16 @@ class Media:
             return cls(url=f"data:;base64,{fields['data']}")
         if not from_record:
             raise ValueError("its bytes are missing")
-        missing = cls.__new__(cls)
-        missing._set(  # noqa: SLF001  # of this class
-            fields["media_type"], None, fields["sha256"], fields["size"], None, 0
-        )
-        return missing
+        return _restored(cls, fields["media_type"], None, fields["sha256"], fields["size"], None, 0)
+
+
+M = TypeVar("M", bound=Media)
+
+
+def _restored(cls: type[M], *values: Any) -> M:
+    media = cls.__new__(cls)
+    media._set(*values)  # noqa: SLF001  # it was checked when it was made
+    return media
 
 
 class Gallery:
@@ -260,44 +269,3 @@ def _kinds_in(part: Any, seen: set[int]) -> Iterator[Attached]:
     elif isinstance(part, (list, tuple)):
         for inside in cast("list[Any]", part):
             yield from _kinds_in(inside, seen)
-
-
-def media_type_of(data: bytes) -> str | None:
-    """Recognise a format by how it begins."""
-    for start, media_type in _STARTS:
-        if data.startswith(start):
-            return media_type
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    return "application/pdf" if b"%PDF-" in data[:_PDF_HEADER] else None
-
-
-def _is_address(url: str) -> bool:
-    if not (url.isascii() and url.isprintable()) or " " in url:
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme == "https" and bool(parts.hostname) and parts.username is None and parts.password is None
-    except ValueError:
-        return False
-
-
-_STARTS = (
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-)
-_ENDINGS = {
-    "png": "image/png",
-    "jpg": "image/jpeg",
-    "jpeg": "image/jpeg",
-    "gif": "image/gif",
-    "webp": "image/webp",
-    "pdf": "application/pdf",
-}
-_KINDS: dict[str, Attached] = {
-    media_type: "document" if media_type == "application/pdf" else "image" for media_type in _ENDINGS.values()
-}
-_UNKNOWN: dict[Attached, str] = {"image": "image/*", "document": "application/pdf"}
-_TOKENS = {"image": image_tokens, "document": document_tokens}
