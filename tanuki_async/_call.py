@@ -153,7 +153,7 @@ def from_teachers(
 
 
 def fitting(desk: Desk, turn: Turn, size: int) -> Sequence[Teacher]:
-    """Return the teachers whose window takes the prompt, and who take what is attached. An error where there is none."""
+    """Return the teachers whose window takes the prompt, and who take what is attached; an error where none does."""
     return _route.fitting(
         desk.taking(turn) if desk.spec.media else desk.teachers,
         size,
