@@ -44,8 +44,10 @@ class Bodies:
             kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
-            content = quote(turn.text) if not turn.attachments else encode_content(turn, model, abilities)
-            parts += (_ROLES[turn.role], content, b"}")
+            if turn.attachments:
+                parts += _seen(turn, model, abilities)
+            else:
+                parts += (_ROLES[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
@@ -68,19 +70,18 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
     parts += (quote(head.system), b"}")
     for turn in head.examples:
-        content = quote(turn.text) if not turn.attachments else encode_content(turn, model, abilities)
-        parts += (_ROLES[turn.role], content, b"}")
+        parts += (_ROLES[turn.role], quote(turn.text), b"}") if not turn.attachments else _seen(turn, model, abilities)
     return b"".join(parts)
 
 
-def encode_content(turn: Turn, model: Model, abilities: Abilities) -> bytes:
-    """Write a message's text and what is attached to it as parts. AttachmentRefusedError for what cannot be sent."""
-    parts = [b'[{"type":"text","text":', quote(turn.text), b"}"]
+def _seen(turn: Turn, model: Model, abilities: Abilities) -> list[bytes]:
+    """Write a message with what is attached to it. AttachmentRefusedError for what cannot be sent."""
+    parts = [_ROLES[turn.role], b'[{"type":"text","text":', quote(turn.text), b"}"]
     for attachment in turn.attachments:
         if attachment.kind in abilities.untaken:
             raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
         parts += _image(attachment) if attachment.kind == "image" else _document(attachment, model)
-    return b"".join((*parts, b"]"))
+    return [*parts, b"]}"]
 
 
 def _image(attachment: Attachment) -> tuple[bytes, ...]:
