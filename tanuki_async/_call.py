@@ -18,6 +18,7 @@ from tanuki_async._codec.describe import Call
 from tanuki_async._codec.parse import Parsed
 from tanuki_async._desk import Desk
 from tanuki_async._errors import (
+    AttachmentRefusedError,
     AuthenticationError,
     BudgetExceededError,
     CallTimeoutError,
@@ -39,6 +40,7 @@ logger = logging.getLogger("tanuki_async.call")
 CUT_OFF = "It was cut off before its end. Answer again, as briefly as the schema allows."
 
 TAKE_OVER = (
+    AttachmentRefusedError,
     AuthenticationError,
     ProviderUnavailableError,
     ProviderUnreachableError,
@@ -151,9 +153,9 @@ def from_teachers(
 
 
 def fitting(desk: Desk, turn: Turn, size: int) -> Sequence[Teacher]:
-    """Return the teachers whose window takes the prompt. PromptTooLongError where there is none."""
+    """Return the teachers whose window takes the prompt, and who take what is attached; an error where none does."""
     return _route.fitting(
-        desk.teachers,
+        desk.taking(turn) if desk.spec.media else desk.teachers,
         size,
         function=desk.spec.name,
         largest=lambda: desk.largest_part(turn),

@@ -7,12 +7,15 @@ A model that is not here works all the same: its provider assumes little and lea
 from __future__ import annotations
 
 from tanuki_async._errors import SettingsError
-from tanuki_async._records import Model
+from tanuki_async._records import Attached, Model
 
 AS_OF = "2026-11-22"
 
 DEFAULT_TEACHERS = ("openai:gpt-6.2-sol", "openai:gpt-6.1-sol")
 DEFAULT_EMBEDDING = "openai:text-embedding-3-small"
+
+ANYTHING: frozenset[Attached] = frozenset({"image", "document"})
+"""What models with vision take; what is assumed of an unknown one until it says no."""
 
 
 def _reasoner(
@@ -26,6 +29,7 @@ def _reasoner(
         instruction_role="developer",
         token_field="max_completion_tokens",
         reasoning_effort=effort,
+        attachments=ANYTHING,
         price_input=price_input,
         price_cached=price_cached,
         price_output=price_output,
@@ -43,6 +47,7 @@ def _tunable(
         max_output=max_output,
         instruction_role="developer",
         token_field="max_completion_tokens",
+        attachments=ANYTHING,
         price_input=price_input,
         price_cached=price_cached,
         price_output=price_output,
@@ -101,6 +106,12 @@ def lookup(provider: str, name: str) -> Model | None:
     if provider == "openai" and (successor := _RETIRED.get(name)):
         raise SettingsError(f"the model {name!r} is retired; use 'openai:{successor}'")
     return _TABLE.get((provider, name))
+
+
+def takers(kind: Attached) -> list[str]:
+    """Name the models of the table that take such attachments, the defaults first."""
+    names = [str(model) for model in _TABLE.values() if kind in model.attachments]
+    return sorted(names, key=lambda name: name not in DEFAULT_TEACHERS)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -15,6 +15,9 @@ Structured = Literal["json_schema", "json_object", "none"]
 Attached = Literal["image", "document"]
 """What may be attached to a message."""
 
+FILE_NAME = "document.pdf"
+"""What a document is called where a format wants a name: never its own, which is not the model's business."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -166,8 +169,9 @@ class Attachment:
 
     kind: Attached
     media_type: str  # image/png, application/pdf …
-    data: bytes | None = None
-    url: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)  # what follows its `?` may be a key
+    tokens: int = field(default=0, compare=False)  # about how much of a prompt it takes
 
 
 @dataclass(frozen=True, slots=True)

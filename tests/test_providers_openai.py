@@ -825,7 +825,8 @@ def test_models_are_known_described_or_assumed() -> None:
     assert (elsewhere.instruction_role, elsewhere.token_field) == ("system", "max_tokens")
     mine = Model(provider="v", name="q", context_window=4096)
     assert OpenAICompatible("http://v/v1", name="v", models={"q": mine}).model("q") is mine
-    assert compatible().model("q") == Model(provider="openai_compatible", name="q")
+    takes = frozenset({"image", "document"})  # until it says no
+    assert compatible().model("q") == Model(provider="openai_compatible", name="q", attachments=takes)
 
 
 async def test_extra_headers_are_sent_and_an_unreachable_server_is_named() -> None:

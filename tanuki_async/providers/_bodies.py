@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tanuki_async._records import Head, JsonValue, Model, Request
+from tanuki_async._errors import AttachmentRefusedError
+from tanuki_async._records import FILE_NAME, Attachment, Head, JsonValue, Model, Request, Turn
 from tanuki_async.providers._abilities import Abilities
 
 _ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
@@ -42,7 +44,10 @@ class Bodies:
             kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
-            parts += (_ROLES[turn.role], quote(turn.text), b"}")
+            if turn.attachments:
+                parts += _seen(turn, model, abilities)
+            else:
+                parts += (_ROLES[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
@@ -65,8 +70,36 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
     parts += (quote(head.system), b"}")
     for turn in head.examples:
-        parts += (_ROLES[turn.role], quote(turn.text), b"}")
+        parts += (_ROLES[turn.role], quote(turn.text), b"}") if not turn.attachments else _seen(turn, model, abilities)
     return b"".join(parts)
+
+
+def _seen(turn: Turn, model: Model, abilities: Abilities) -> list[bytes]:
+    """Write a message with what is attached to it. AttachmentRefusedError for what cannot be sent."""
+    parts = [_ROLES[turn.role], b'[{"type":"text","text":', quote(turn.text), b"}"]
+    for attachment in turn.attachments:
+        if attachment.kind in abilities.untaken:
+            raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
+        parts += _image(attachment) if attachment.kind == "image" else _document(attachment, model)
+    return [*parts, b"]}"]
+
+
+def _image(attachment: Attachment) -> tuple[bytes, ...]:
+    begin, end = b',{"type":"image_url","image_url":{"url":', b"}}"
+    return (begin, quote(attachment.url), end) if attachment.url else (begin, *_data_url(attachment), end)
+
+
+def _document(attachment: Attachment, model: Model) -> tuple[bytes, ...]:
+    if attachment.url:
+        reason = "this format takes a document's bytes, not its address: give `await Document.open(path)`"
+        raise AttachmentRefusedError(reason, model.provider, model.name)
+    begin = b',{"type":"file","file":{"filename":"%b","file_data":' % FILE_NAME.encode("ascii")
+    return (begin, *_data_url(attachment), b"}}")
+
+
+def _data_url(attachment: Attachment) -> tuple[bytes, ...]:
+    data = binascii.b2a_base64(attachment.data or b"", newline=False)
+    return (b'"data:', attachment.media_type.encode("ascii"), b";base64,", data, b'"')
 
 
 def encode_end(head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:

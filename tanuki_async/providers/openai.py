@@ -11,13 +11,14 @@ from typing import ClassVar
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import (
+    AttachmentRefusedError,
     ProviderError,
     ProviderUnreachableError,
     RequestRejectedError,
     SettingsError,
     clip,
 )
-from tanuki_async._models import lookup
+from tanuki_async._models import ANYTHING, lookup
 from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usage
 from tanuki_async._version import __version__
 from tanuki_async.abc import Http, Provider
@@ -131,7 +132,7 @@ class OpenAICompatible(Provider):
         return vectors_from(reply, len(texts), provider=self.name, model=model.name, secrets=self._secrets)
 
     def _unknown_model(self, name: str) -> Model:
-        return Model(provider=self.name, name=name)
+        return Model(provider=self.name, name=name, attachments=ANYTHING)
 
     def _assume(self, model: Model) -> Abilities:
         return Abilities.of(model)
@@ -143,7 +144,10 @@ class OpenAICompatible(Provider):
         return known[1]
 
     def _learn(self, model: Model, sent: Abilities, error: ProviderError, body: bytes) -> bool:
-        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again."""
+        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again.
+
+        AttachmentRefusedError where the model takes no images or documents: from now on it is not asked to.
+        """
         if not isinstance(error, RequestRejectedError):
             return False
         if self._abilities(model) is not sent:
@@ -152,6 +156,9 @@ class OpenAICompatible(Provider):
         if concession is None:
             return False
         self._learned[model.name] = (model, concession[0])
+        if concession[0].untaken != sent.untaken:
+            reason = f"it takes no {concession[1]}, by its own words: {error.message}"
+            raise AttachmentRefusedError(reason, self.name, model.name, error.status, error.request_id) from error
         logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
         return True
 
@@ -245,7 +252,13 @@ class OpenAI(OpenAICompatible):
         host = urlsplit(self._base()).hostname or ""
         if not host.endswith((".openai.com", ".azure.com")):  # some other server behind OPENAI_BASE_URL
             return super()._unknown_model(name)
-        return Model(provider=self.name, name=name, instruction_role="developer", token_field="max_completion_tokens")
+        return Model(
+            provider=self.name,
+            name=name,
+            instruction_role="developer",
+            token_field="max_completion_tokens",
+            attachments=ANYTHING,
+        )
 
     def _assume(self, model: Model) -> Abilities:
         # A documented rule: a model that thinks takes no sampling fields.

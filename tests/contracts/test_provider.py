@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import TypeAdapter
@@ -21,7 +21,7 @@ from tanuki_async._errors import (
     RequestRejectedError,
 )
 from tanuki_async._pool.http import Connections
-from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Model, Request, Turn
+from tanuki_async._records import AnswerSchema, Attachment, Completion, GenerationParams, Head, Model, Request, Turn
 from tanuki_async.abc import Provider
 from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
@@ -90,6 +90,17 @@ async def test_the_model_sees_instructions_examples_and_turns_in_order(setup: Se
     (asked,) = setup.server.requests
     assert asked.system == "Answer in JSON."
     assert asked.text == "the input"
+
+
+async def test_what_is_attached_reaches_the_model_beside_its_text(setup: Setup) -> None:
+    picture = Attachment(kind="image", media_type="image/png", data=b"\x89PNG\r\n\x1a\n")
+    paper = Attachment(kind="document", media_type="application/pdf", data=b"%PDF-1.7")
+    turns = (Turn("user", '{"a":{"image":1}}', (picture, paper)), Turn("assistant", "x"), Turn("user", "again"))
+    await setup.provider.complete(replace(setup.request(), turns=turns), setup.http)
+    (asked,) = setup.server.requests
+    assert asked.arguments == {"a": {"image": 1}}
+    assert asked.attachments == (picture, paper)
+    assert asked.text == "again"
 
 
 async def test_an_answer_that_was_cut_off_says_so(setup: Setup) -> None:

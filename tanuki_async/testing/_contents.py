@@ -1,0 +1,34 @@
+"""Reads the content of a message in OpenAI's form: its text, and what is attached to it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, cast
+
+from tanuki_async._records import Attached, Attachment
+
+
+def content_text(content: object) -> str:
+    """The text of a message's content, which is a string or a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in cast("list[dict[str, Any]]", content))
+    return content if isinstance(content, str) else ""
+
+
+def attachments_in(content: object) -> tuple[Attachment, ...]:
+    """The images and documents of a message's content, in order."""
+    parts = cast("list[dict[str, Any]]", content) if isinstance(content, list) else []
+    found: list[Attachment] = []
+    for part in parts:
+        if part.get("type") == "image_url":
+            found.append(_attachment("image", part["image_url"]["url"]))
+        elif part.get("type") == "file":
+            found.append(_attachment("document", part["file"]["file_data"]))
+    return tuple(found)
+
+
+def _attachment(kind: Attached, url: str) -> Attachment:
+    head, comma, body = url.partition(";base64,")
+    if not (comma and head.startswith("data:")):
+        return Attachment(kind=kind, media_type=f"{kind}/*", url=url)
+    return Attachment(kind=kind, media_type=head.removeprefix("data:"), data=base64.b64decode(body, validate=True))
