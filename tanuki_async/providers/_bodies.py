@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
@@ -40,8 +41,8 @@ class Bodies:
             by_model = self._kept[head] = {}
         kept = by_model.get(model.name)
         if kept is None or kept.model is not model or kept.abilities is not abilities:
-            end = encode_end(head, model, abilities, head.params.max_new_tokens)
-            kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
+            end = self.end(head, model, abilities, head.params.max_new_tokens)
+            kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
             if turn.attachments:
@@ -51,8 +52,24 @@ class Bodies:
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
-            parts.append(encode_end(head, model, abilities, request.max_tokens))
+            parts.append(self.end(head, model, abilities, request.max_tokens))
+        return self.joined(parts)
+
+    def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
+        """Everything before the first turn."""
+        return encode_begin(head, model, abilities)
+
+    def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
+        """Everything after the last turn."""
+        return encode_end(head, model, abilities, max_tokens)
+
+    def joined(self, parts: Sequence[bytes]) -> bytes:
+        """Put the parts together."""
         return b"".join(parts)
+
+    def streamed(self, body: bytes, abilities: Abilities) -> bytes:
+        """Make of a request one whose answer comes in pieces, where the server knows that."""
+        return streamed(body, abilities)
 
 
 def streamed(body: bytes, abilities: Abilities) -> bytes:
