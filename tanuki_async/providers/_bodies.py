@@ -46,7 +46,7 @@ class Bodies:
         parts = [kept.begin]
         for turn in request.turns:
             if turn.attachments:
-                parts += _seen(turn, model, abilities)
+                parts += self.seen(turn, model, abilities)
             else:
                 parts += (_ROLES[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
@@ -62,6 +62,10 @@ class Bodies:
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
         """Everything after the last turn."""
         return encode_end(head, model, abilities, max_tokens)
+
+    def seen(self, turn: Turn, model: Model, abilities: Abilities) -> Sequence[bytes]:
+        """One message with what is attached to it."""
+        return _seen(turn, model, abilities)
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
         """Put the parts together."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from tanuki_async._errors import ProviderError, ProviderUnreachableError, RequestRejectedError
+from tanuki_async._errors import AttachmentRefusedError, ProviderError, ProviderUnreachableError, RequestRejectedError
 from tanuki_async._records import Completion, Limits, Model, Request
 from tanuki_async.abc import Http
 from tanuki_async.providers._abilities import Abilities
@@ -104,7 +104,10 @@ class Chats(Account):
         return known[1]
 
     def _learn(self, model: Model, sent: Abilities, error: ProviderError, body: bytes) -> bool:
-        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again."""
+        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again.
+
+        AttachmentRefusedError where the model takes no images or documents: from now on it is not asked to.
+        """
         if not isinstance(error, RequestRejectedError):
             return False
         if self._abilities(model) is not sent:
@@ -113,5 +116,8 @@ class Chats(Account):
         if concession is None:
             return False
         self._learned[model.name] = (model, concession[0])
+        if concession[0].untaken != sent.untaken:
+            reason = f"it takes no {concession[1]}, by its own words: {error.message}"
+            raise AttachmentRefusedError(reason, self.name, model.name, error.status, error.request_id) from error
         logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
         return True

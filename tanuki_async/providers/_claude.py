@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tanuki_async._errors import RequestRejectedError
-from tanuki_async._records import AnswerSchema, Model, Structured
+from tanuki_async._records import AnswerSchema, Attached, Model, Structured
 from tanuki_async.providers._abilities import Abilities, refuses
 
 _ALWAYS_THINKS = re.compile(r"claude-(?:sonnet|opus|fable)-5-[1-9]")
@@ -44,6 +44,8 @@ class ClaudeAbilities(Abilities):
             return replace(self, forces_tools=False), "'tool_choice'"
         if not refuses(error):
             return None
+        if (kind := _not_seen(message, body)) is not None:
+            return replace(self, untaken=self.untaken | {kind}), f"{kind}s"
         if self.structured == "json_schema" and b'"format":' in body and _FORMAT.search(message):
             lower: Structured = "tool" if self.forces_tools else "none"
             return replace(self, structured=lower), "'output_config.format'"
@@ -53,6 +55,15 @@ class ClaudeAbilities(Abilities):
         if _STREAM.search(message) and body.endswith(b',"stream":true}'):
             return replace(self, dropped=self.dropped | {"stream"}), "'stream'"
         return None
+
+
+def _not_seen(message: str, body: bytes) -> Attached | None:
+    """Tell which kind of attachment a model does not take; None where the complaint is about something else."""
+    kinds: tuple[tuple[Attached, bytes], ...] = (("image", b'{"type":"image"'), ("document", b'{"type":"document"'))
+    for kind, part in kinds:
+        if part in body and re.search(rf"\b{kind}s?\b(?: inputs?| blocks?| content)?.{{0,20}} not support", message):
+            return kind
+    return None
 
 
 def form_of(answer: AnswerSchema, abilities: Abilities) -> Literal["json_schema", "tool", "none"]:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from tanuki_async._errors import RequestRejectedError
+from tanuki_async._errors import AttachmentRefusedError
 from tanuki_async._records import Attachment, Head, JsonValue, Model, Turn
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._bodies import Bodies, quote
@@ -42,9 +42,9 @@ class MessageBodies(Bodies):
         parts = [b'{"model":', quote(model.name), b',"system":', system, b',"messages":[']
         examples: list[bytes] = []
         for turn in head.examples[:-1]:
-            examples += (_ROLES[turn.role], self.content(turn, model, abilities), b"}")
+            examples += self.seen(turn, model, abilities)
         for turn in head.examples[-1:]:  # what is cached ends here
-            examples += (_ROLES[turn.role], _texts(turn.text, mark, self._attached(turn, model)), b"}")
+            examples += self.seen(turn, model, abilities, mark)
         return b"".join(parts) + b"".join(examples)[1:]
 
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
@@ -76,12 +76,12 @@ class MessageBodies(Bodies):
         """Make of a request one whose answer comes in pieces."""
         return body if "stream" in abilities.dropped else body[:-1] + b',"stream":true}'
 
-    def content(self, turn: Turn, model: Model, abilities: Abilities) -> bytes:
-        """Write what one message holds: its attachments first, as the vendor advises."""
-        return _texts(turn.text, b"", self._attached(turn, model)) if turn.attachments else quote(turn.text)
-
-    def _attached(self, turn: Turn, model: Model) -> bytes:
-        return b"".join(_attachment(each, model) + b"," for each in turn.attachments)
+    def seen(self, turn: Turn, model: Model, abilities: Abilities, mark: bytes = b"") -> Sequence[bytes]:
+        """One message with what is attached to it before its text, as the vendor advises."""
+        if not (turn.attachments or mark):
+            return _ROLES[turn.role], quote(turn.text), b"}"
+        attached = b"".join(_attachment(each, model, abilities) + b"," for each in turn.attachments)
+        return _ROLES[turn.role], _texts(turn.text, mark, attached), b"}"
 
     def _warn(self, head: Head, model: Model) -> None:
         """Say once of each parameter that it is left out."""
@@ -104,7 +104,9 @@ def _texts(text: str, mark: bytes, before: bytes = b"") -> bytes:
     return b"".join((b"[", before, b'{"type":"text","text":', quote(text), mark, b"}]"))
 
 
-def _attachment(attachment: Attachment, model: Model) -> bytes:
+def _attachment(attachment: Attachment, model: Model, abilities: Abilities) -> bytes:
+    if attachment.kind in abilities.untaken:
+        raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
     begin = b'{"type":"%b","source":' % attachment.kind.encode()
     if attachment.url is not None:
         return b"".join((begin, b'{"type":"url","url":', quote(attachment.url), b"}}"))
@@ -113,9 +115,8 @@ def _attachment(attachment: Attachment, model: Model) -> bytes:
         try:
             text = quote(data.decode())
         except UnicodeDecodeError as error:
-            raise RequestRejectedError(
-                f"a document of {attachment.media_type} is no UTF-8: {error.reason}", model.provider, model.name
-            ) from error
+            reason = f"a document of {attachment.media_type} is no UTF-8: {error.reason}"
+            raise AttachmentRefusedError(reason, model.provider, model.name) from error
         return b"".join((begin, b'{"type":"text","media_type":', media_type, b',"data":', text, b"}}"))
     encoded = binascii.b2a_base64(data, newline=False)
     return b"".join((begin, b'{"type":"base64","media_type":', media_type, b',"data":"', encoded, b'"}}'))

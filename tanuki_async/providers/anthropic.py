@@ -64,9 +64,7 @@ class Anthropic(Chats):
     def _unknown_model(self, name: str) -> Model:
         if (undated := _DATED.sub("", name)) != name and (known := lookup(self.name, undated)):
             return replace(known, name=name)
-        return Model(
-            provider=self.name, name=name, context_window=200_000, attachments=frozenset({"image", "document"})
-        )
+        return replace(super()._unknown_model(name), context_window=200_000)
 
     def _base(self) -> str:
         return super()._base().removesuffix("/v1")  # as other providers' addresses end

@@ -1,4 +1,4 @@
-"""Reads the content of a message in OpenAI's form: its text, and what is attached to it."""
+"""Reads the content of a message in OpenAI's or Anthropic's form: its text, and what is attached to it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def attachments_in(content: object) -> tuple[Attachment, ...]:
             found.append(_attachment("image", part["image_url"]["url"]))
         elif part.get("type") == "file":
             found.append(_attachment("document", part["file"]["file_data"]))
+        elif part.get("type") in ("image", "document"):
+            found.append(_from_source(part["type"], part["source"]))
     return tuple(found)
 
 
@@ -32,3 +34,12 @@ def _attachment(kind: Attached, url: str) -> Attachment:
     if not (comma and head.startswith("data:")):
         return Attachment(kind=kind, media_type=f"{kind}/*", url=url)
     return Attachment(kind=kind, media_type=head.removeprefix("data:"), data=base64.b64decode(body, validate=True))
+
+
+def _from_source(kind: Attached, source: dict[str, str]) -> Attachment:
+    """Read one in Anthropic's form."""
+    if source["type"] == "url":
+        return Attachment(kind=kind, media_type=f"{kind}/*", url=source["url"])
+    data = source["data"]
+    decoded = data.encode() if source["type"] == "text" else base64.b64decode(data, validate=True)
+    return Attachment(kind=kind, media_type=source["media_type"], data=decoded)
