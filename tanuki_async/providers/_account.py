@@ -1,4 +1,4 @@
-"""One account at a server that is spoken to over HTTP: its key, its address, its headers, what its models are."""
+"""Where a server is and who we are to it: address, key, headers; read from the environment at first use."""
 
 from __future__ import annotations
 
@@ -6,41 +6,23 @@ import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from tanuki_async._errors import ProviderError, ProviderUnreachableError, SettingsError, clip
-from tanuki_async._models import lookup
-from tanuki_async._records import Limits, Model, Reply
+from tanuki_async._errors import SettingsError, clip
 from tanuki_async._version import __version__
-from tanuki_async.abc import Http, Provider
-from tanuki_async.providers._errors import error_from
 from tanuki_async.providers._secrets import Headers, secrets_in
 
 
-class Account(Provider):
-    """Reads key and address from the environment at its first request, where they were not given.
+class Account:
+    """One account at one server. Its key is shown nowhere."""
 
-    `models` describes models by name, where the table or cautious assumptions should not hold.
-    """
-
-    _title = "a server"
+    _title: str = "an OpenAI-compatible server"
     _key_variable: str | None = None
+    _needs_key: bool = True  # if there is a variable for it
     _url_variable: str | None = None
     _default_url: str | None = None
 
-    def __init__(
-        self,
-        base_url: str | None,
-        *,
-        name: str,
-        api_key: str | None = None,
-        models: Mapping[str, Model] | None = None,
-        limits: Limits | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self.name = name
-        self.limits = limits or Limits()
+    def __init__(self, base_url: str | None, api_key: str | None, headers: Mapping[str, str] | None) -> None:
         self._base_url = None if base_url is None else check_url(base_url)
         self._api_key = api_key
-        self._models = dict(models or {})
         self._extra_headers = dict(headers or {})
         self._headers: Headers | None = None
         self._secrets: tuple[str, ...] = ()
@@ -49,29 +31,6 @@ class Account(Provider):
     def __repr__(self) -> str:
         where = f"base_url={self._base_url.partition('?')[0]!r}" if self._base_url else ""
         return f"{type(self).__name__}({where})"
-
-    def model(self, name: str) -> Model:
-        """Describe the model called `name`: as the user did, as the table does, or cautiously."""
-        known = self._models.get(name) or lookup(self.name, name)
-        return known or self._unknown_model(name)
-
-    def _unknown_model(self, name: str) -> Model:
-        return Model(provider=self.name, name=name)
-
-    async def _send(self, http: Http, url: str, headers: Mapping[str, str], body: bytes, model: Model) -> Reply:
-        try:
-            return await http.send("POST", url, headers=headers, body=body)
-        except ProviderUnreachableError as error:
-            raise ProviderUnreachableError(error.message, self.name, model.name) from error
-
-    def _error(self, reply: Reply, model: Model) -> ProviderError:
-        source = self._key_source()
-        hint = f"the key is from {source}" if source else ""
-        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=hint)
-
-    def _key_source(self) -> str | None:
-        """Name the variable that the key is from; None where it was given."""
-        return None if self._api_key else self._key_variable
 
     def _key(self) -> str | None:
         if self._api_key is not None:
@@ -117,7 +76,7 @@ class Account(Provider):
     def _authorization(self) -> dict[str, str]:
         if key := self._key():
             return {"authorization": f"Bearer {key}"}
-        if self._key_variable:
+        if self._key_variable and self._needs_key:
             raise self._no_key()
         return {}
 
@@ -126,6 +85,10 @@ class Account(Provider):
             f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
             "to try without a key, run `tanuki demo`"
         )
+
+    def _key_source(self) -> str | None:
+        """Name the variable that the key is from; None where it was given."""
+        return None if self._api_key else self._key_variable
 
     def _account_headers(self) -> dict[str, str]:
         return {}

@@ -9,12 +9,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from tanuki_async._errors import AttachmentRefusedError, ProviderError, ProviderUnreachableError, RequestRejectedError
-from tanuki_async._records import Completion, Limits, Model, Request
-from tanuki_async.abc import Http
+from tanuki_async._models import ANYTHING, lookup
+from tanuki_async._records import Completion, Limits, Model, Reply, Request
+from tanuki_async.abc import Http, Provider
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._account import Account
 from tanuki_async.providers._bodies import Bodies
 from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
+from tanuki_async.providers._errors import error_from
 
 logger = logging.getLogger("tanuki_async.providers")
 
@@ -31,8 +33,11 @@ class Form:
     events: type[Chunks]
 
 
-class Chats(Account):
-    """Asks models for answers, and learns from what a server refuses what it does not take."""
+class Chats(Account, Provider):
+    """Asks models for answers, and learns from what a server refuses what it does not take.
+
+    `models` describes models by name, where the table or cautious assumptions should not hold.
+    """
 
     def __init__(
         self,
@@ -44,8 +49,16 @@ class Chats(Account):
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(base_url, name=name, api_key=api_key, models=models, limits=limits, headers=headers)
+        super().__init__(base_url, api_key, headers)
+        self.name = name
+        self.limits = limits or Limits()
+        self._models = dict(models or {})
         self._learned: dict[str, tuple[Model, Abilities]] = {}
+
+    def model(self, name: str) -> Model:
+        """Describe the model called `name`: as the user did, as the table does, or cautiously."""
+        known = self._models.get(name) or lookup(self.name, name)
+        return known or self._unknown_model(name)
 
     @abstractmethod
     def _form(self, model: Model) -> Form:
@@ -94,6 +107,9 @@ class Chats(Account):
             if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
                 raise error
 
+    def _unknown_model(self, name: str) -> Model:
+        return Model(provider=self.name, name=name, attachments=ANYTHING)
+
     def _assume(self, model: Model) -> Abilities:
         return Abilities.of(model)
 
@@ -121,3 +137,14 @@ class Chats(Account):
             raise AttachmentRefusedError(reason, self.name, model.name, error.status, error.request_id) from error
         logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
         return True
+
+    async def _send(self, http: Http, url: str, headers: Mapping[str, str], body: bytes, model: Model) -> Reply:
+        try:
+            return await http.send("POST", url, headers=headers, body=body)
+        except ProviderUnreachableError as error:
+            raise ProviderUnreachableError(error.message, self.name, model.name) from error
+
+    def _error(self, reply: Reply, model: Model) -> ProviderError:
+        source = self._key_source()
+        hint = f"the key is from {source}" if source else ""
+        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=hint)
