@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
 JsonSchema: TypeAlias = "dict[str, JsonValue]"
 
-Structured = Literal["json_schema", "json_object", "none"]
-"""How a model is made to answer in JSON: a strict schema, JSON mode, or instructions alone."""
+Structured = Literal["json_schema", "json_object", "tool", "none"]
+"""How a model is made to answer in JSON: a strict schema, JSON mode, a tool that it must use, or instructions alone."""
 
 Attached = Literal["image", "document"]
 """What may be attached to a message."""
@@ -73,6 +73,7 @@ class Model:
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning_effort: str | None = None  # sent as it is; None sends nothing
     attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
+    wire_format: str | None = None  # in which of its provider's formats it is asked; None: the usual one
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None

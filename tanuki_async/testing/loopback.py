@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _openai
+from tanuki_async.testing import _bedrock, _openai
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
@@ -245,10 +245,17 @@ class LoopbackServer:
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
-        if route == ("POST", CHAT):
-            chat = _openai.read_chat(_json_body(request), request.headers)
+        bedrock = None
+        if request.method == "POST" and _bedrock.is_bedrock(request.path):
+            bedrock = _bedrock.read(request.path, _json_body(request), request.headers)
+        if isinstance(bedrock, EmbeddingRequest):
+            self.requests.append(bedrock)
+            return bedrock, self._embedding.next_answer(bedrock)
+        if bedrock is not None or route == ("POST", CHAT):
+            chat = bedrock or _openai.read_chat(_json_body(request), request.headers)
             self.requests.append(chat)
-            self._check(check_chat, chat.body)
+            if bedrock is None:
+                self._check(check_chat, chat.body)
             answer = self._chat.next_answer(chat)
             if isinstance(answer, AsyncIterator):
                 pieces = cast("AsyncIterator[object]", answer)
@@ -303,7 +310,12 @@ class LoopbackServer:
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
         headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            await Streaming(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
+            streaming: Streaming | _bedrock.ConverseStreaming
+            if isinstance(asked, _bedrock.ConverseRequest):
+                streaming = _bedrock.ConverseStreaming(connection, asked, self.served, headers)
+            else:
+                streaming = Streaming(connection, asked, self.served, headers)
+            await streaming.send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
@@ -322,6 +334,10 @@ class LoopbackServer:
     def _render(self, asked: object, answer: object) -> Reply | Fault:
         if isinstance(answer, Reply | Fault):
             return answer
+        if isinstance(asked, _bedrock.ConverseRequest):
+            return _bedrock.reply(asked, as_answer(answer, asked.schema), self.served)
+        if isinstance(asked, _bedrock.TitanRequest):
+            return _bedrock.reply(asked, cast("Sequence[Sequence[float]]", answer), self.served)
         if isinstance(asked, ChatRequest):
             body = _openai.write_chat(asked, as_answer(answer, asked.schema), self.served)
         elif isinstance(asked, EmbeddingRequest):

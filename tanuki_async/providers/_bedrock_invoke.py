@@ -1,0 +1,153 @@
+"""InvokeModel: each family of models in its own format. Llama's template, Titan's texts and vectors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic_core import from_json
+
+from tanuki_async._errors import ProviderError, ProviderUnavailableError, RefusalError, RequestRejectedError
+from tanuki_async._records import Completion, JsonValue, Reply, Request, Turn, Usage
+from tanuki_async.providers._bedrock_converse import ROOM
+from tanuki_async.providers._errors import readable
+
+_TOKEN = re.compile(r"<\|(?=[a-z_0-9]+\|>)")
+_SPEAKER = re.compile(r"^(?=(?:User|Bot):)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one family is asked, and what its answers look like."""
+
+    encode: Callable[[Request], dict[str, Any]]
+    read: Callable[[Mapping[str, Any]], _Said]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    text: str
+    reason: str
+    input_tokens: int
+    output_tokens: int
+
+
+def encode(request: Request, how: Format) -> bytes:
+    """Write the body of one request. RequestRejectedError for attachments, which these formats cannot hold."""
+    if any(turn.attachments for turn in request.turns):
+        raise RequestRejectedError("this format takes no attachments", "bedrock", request.model.name)
+    fields = {name: value for name, value in how.encode(request).items() if value is not None}
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+def completion_from(reply: Reply, how: Format, *, provider: str, model: str) -> Completion:
+    """Read an answer with status 200. RefusalError for a refusal, ProviderUnavailableError for no answer at all."""
+    request_id = reply.headers.get("x-amzn-requestid")
+    try:
+        said = how.read(_object(reply.body))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise no_answer(reply, provider, model) from error
+    if said.reason == "CONTENT_FILTERED":
+        raise RefusalError("a content filter stopped the answer", provider, model, None, request_id)
+    return Completion(
+        text=said.text,
+        usage=Usage(requests=1, input_tokens=said.input_tokens, output_tokens=said.output_tokens),
+        truncated=said.reason in ("length", "LENGTH"),
+        model=model,
+        request_id=request_id,
+    )
+
+
+def no_answer(reply: Reply, provider: str, model: str) -> ProviderError:
+    """The error for an answer with status 200 that holds no answer."""
+    said = readable(reply.body) or "an empty body"
+    request_id = reply.headers.get("x-amzn-requestid")
+    return ProviderUnavailableError(f"success, but without an answer: {said}", provider, model, 200, request_id)
+
+
+def encode_embedding(model: str, text: str, *, dimensions: int | None, normalize: bool) -> bytes:
+    """Write a request for the vector of one text: Titan takes no more at once."""
+    fields: dict[str, JsonValue] = {"inputText": text}
+    if not model.endswith("titan-embed-text-v1"):
+        fields |= {"normalize": normalize, "embeddingTypes": ["float"]}
+        if dimensions is not None:
+            fields["dimensions"] = dimensions
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+
+
+def vector_from(reply: Reply, *, provider: str, model: str) -> tuple[list[float], int]:
+    """Read one vector, and the tokens of its text."""
+    try:
+        answer = _object(reply.body)
+        found = answer.get("embedding") or answer["embeddingsByType"]["float"]
+        vector = [float(number) for number in found]
+        return vector, int(answer.get("inputTextTokenCount", 0))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise no_answer(reply, provider, model) from error
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    value: Any = from_json(body)
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return cast("dict[str, Any]", value)
+
+
+def _room(request: Request) -> int | None:
+    most = request.model.max_output
+    return request.max_tokens or request.head.params.max_new_tokens or (most and min(most, ROOM))
+
+
+def _turns(request: Request) -> Sequence[Turn]:
+    return (*request.head.examples, *request.turns)
+
+
+def _encode_llama(request: Request) -> dict[str, Any]:
+    def part(role: str, text: str) -> str:
+        # A text that holds a special token could otherwise end its turn, and speak for somebody else.
+        return f"<|start_header_id|>{role}<|end_header_id|>\n\n{_TOKEN.sub('< |', text)}<|eot_id|>"
+
+    parts = [part("system", request.head.system)] + [part(turn.role, turn.text) for turn in _turns(request)]
+    params = request.head.params
+    return {
+        "prompt": f"<|begin_of_text|>{''.join(parts)}<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "max_gen_len": _room(request),
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+    }
+
+
+def _read_llama(answer: Mapping[str, Any]) -> _Said:
+    used = answer.get("prompt_token_count") or 0, answer.get("generation_token_count") or 0
+    return _Said(str(answer["generation"]), str(answer.get("stop_reason")), *used)
+
+
+def _encode_titan(request: Request) -> dict[str, Any]:
+    names = {"user": "User", "assistant": "Bot"}
+    lines = [f"{names[turn.role]}: {_SPEAKER.sub(' ', turn.text)}" for turn in _turns(request)]
+    params = request.head.params
+    limits = {
+        "maxTokenCount": _room(request),
+        "temperature": params.temperature,
+        "topP": params.top_p,
+        "stopSequences": list(params.stop) if params.stop else None,
+    }
+    config = {name: value for name, value in limits.items() if value is not None}
+    text = "\n".join([*([f"{request.head.system}\n"] if request.head.system else []), *lines, "Bot:"])
+    return {"inputText": text, "textGenerationConfig": config or None}
+
+
+def _read_titan(answer: Mapping[str, Any]) -> _Said:
+    result = answer["results"][0]
+    used = answer.get("inputTextTokenCount") or 0, result.get("tokenCount") or 0
+    return _Said(str(result["outputText"]).strip(), str(result.get("completionReason")), *used)
+
+
+FORMATS: dict[str, Format] = {
+    "llama": Format(_encode_llama, _read_llama),
+    "titan": Format(_encode_titan, _read_titan),
+}
+"""What `Model.wire_format` may name; without a name it is Converse."""
