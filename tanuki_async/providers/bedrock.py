@@ -17,6 +17,9 @@ from tanuki_async.providers import _bedrock_converse, _bedrock_invoke, _bedrock_
 from tanuki_async.providers._aws import Account
 from tanuki_async.providers._aws_errors import aws_error
 from tanuki_async.providers._bedrock_abilities import Taken
+from tanuki_async.providers._bedrock_batches import BedrockBatches
+from tanuki_async.providers._bedrock_control import Control
+from tanuki_async.providers._bedrock_tuning import BedrockTuning
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._secrets import Headers, secrets_in, without
 from tanuki_async.providers.openai import check_url
@@ -36,7 +39,8 @@ class Bedrock(Provider):
     Requests go over the shared connections and are signed here, so keys in the environment need no AWS library;
     profiles, SSO and roles need the extra `bedrock`. `session` is a Session of aioboto3 or boto3. A model is a plain
     id, an inference profile or an ARN; for an ARN that does not tell its model, describe it with `models`.
-    `dimensions` and `normalize` are for Titan's embeddings.
+    `dimensions` and `normalize` are for Titan's embeddings. Trainings and batches keep their files in `tuning_bucket`
+    (`s3://bucket/prefix`), which Bedrock uses as `tuning_role`; with a `tuning_teacher` a training is a distillation.
     """
 
     def __init__(
@@ -52,6 +56,9 @@ class Bedrock(Provider):
         limits: Limits | None = None,
         dimensions: int | None = None,
         normalize: bool = True,
+        tuning_bucket: str | None = None,
+        tuning_role: str | None = None,
+        tuning_teacher: str | None = None,
     ) -> None:
         if api_key is not None and (profile is not None or session is not None):
             raise SettingsError("Bedrock(api_key=…) is an account of its own; leave out profile= and session=")
@@ -69,6 +76,9 @@ class Bedrock(Provider):
         self._dimensions, self._normalize = dimensions, normalize
         self._converse = _bedrock_converse.Converse()
         self._learned: dict[str, tuple[Model, Taken]] = {}
+        control = Control(self._account, name)
+        self.tuning = BedrockTuning(control, bucket=tuning_bucket, role=tuning_role, teacher=tuning_teacher)
+        self.batches = BedrockBatches(control, name=name, bucket=tuning_bucket, role=tuning_role, how=self._format)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where!r})"
