@@ -85,12 +85,11 @@ def _headers(raw: bytes) -> dict[str, str]:
 
 def write(headers: dict[str, str], payload: bytes) -> bytes:
     """Write one frame; for servers."""
-    fields = b"".join(
-        [
-            bytes((len(name),)) + name.encode() + b"\x07" + _LENGTH.pack(len(value.encode())) + value.encode()
-            for name, value in headers.items()
-        ]
-    )
+    fields = b"".join([_header(name.encode(), value.encode()) for name, value in headers.items()])
     sizes = struct.pack("!II", _PRELUDE.size + len(fields) + len(payload) + 4, len(fields))
     frame = sizes + _CHECKSUM.pack(zlib.crc32(sizes)) + fields + payload
     return frame + _CHECKSUM.pack(zlib.crc32(frame))
+
+
+def _header(name: bytes, value: bytes) -> bytes:
+    return bytes((len(name),)) + name + b"\x07" + _LENGTH.pack(len(value)) + value

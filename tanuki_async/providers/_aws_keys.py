@@ -22,10 +22,10 @@ _NO_LIBRARY = "AWS profiles and roles need the extra `bedrock`: pip install 'tan
 
 
 class KeyChain:
-    """Finds credentials, and keeps them fresh. Belongs to no event loop; nothing here blocks one.
+    """Finds credentials, and keeps them fresh. Belongs to no event loop.
 
-    `session` is a Session of aioboto3, or of boto3 or botocore. Without one, the chain runs in a thread, since it
-    reads files and may ask the network. Whatever it is asked at once is looked up once per event loop.
+    `session` is a Session of aioboto3, boto3 or botocore. The chain reads files and may ask the network, so it runs in
+    a thread; only aioboto3's is asked on the event loop, as it wants to be. Who asks at once shares one look-up.
     """
 
     def __init__(self, profile: str | None, session: Any) -> None:
@@ -72,24 +72,22 @@ class KeyChain:
         return needed is not None and needed()
 
     async def _find(self) -> Keys:
-        get = getattr(self._session, "get_credentials", None)
-        if inspect.iscoroutinefunction(get):
-            self._found = self._found or await get()
-            if self._found is None:
-                raise SettingsError(_MISSING)
-            frozen = await self._found.get_frozen_credentials()
+        found = self._found or await asyncio.to_thread(self._ask)
+        if inspect.isawaitable(found):  # of aioboto3
+            found = await found
+        if found is None:
+            raise SettingsError(_MISSING)
+        self._found = found
+        if inspect.iscoroutinefunction(found.get_frozen_credentials):
+            frozen = await found.get_frozen_credentials()
         else:
-            frozen = await asyncio.to_thread(self._find_in_thread)
+            frozen = await asyncio.to_thread(_explained, found.get_frozen_credentials)
         self._keys = Keys(frozen.access_key, frozen.secret_key, frozen.token)
         return self._keys
 
-    def _find_in_thread(self) -> Any:
-        with self._lock:
-            if self._found is None:
-                self._found = _explained(lambda: self._open().get_credentials())
-            if self._found is None:
-                raise SettingsError(_MISSING)
-            return _explained(self._found.get_frozen_credentials)
+    def _ask(self) -> Any:
+        with self._lock:  # several event loops may come here at once
+            return self._found or _explained(lambda: self._open().get_credentials())
 
     def _region_of_profile(self) -> str | None:
         region: str | None = _explained(lambda: self._open().get_config_variable("region"))
