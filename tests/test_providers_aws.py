@@ -21,7 +21,7 @@ import pytest
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.eventstream import EventStreamBuffer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tanuki_async._errors import SettingsError
@@ -33,11 +33,13 @@ from tanuki_async.providers._aws_signature import Keys, signed
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 AT = 1_795_300_000.0
 SEGMENTS = st.text("abcXYZ019-_.~:/ é%", min_size=1, max_size=12).filter(lambda text: text not in (".", ".."))
+NAMES = st.text("aé:-🦝", min_size=1, max_size=4)
 
 
 # Signatures
 
 
+@settings(max_examples=40)
 @given(
     method=st.sampled_from(["GET", "POST", "PUT"]),
     segments=st.lists(SEGMENTS, max_size=3),
@@ -248,9 +250,10 @@ async def test_an_api_key_is_shown_to_bedrock_but_s3_gets_a_signature(monkeypatc
 # Event streams
 
 
+@settings(max_examples=30)
 @given(
-    events=st.lists(st.tuples(st.dictionaries(st.text(min_size=1, max_size=9), st.text(max_size=9)), st.binary())),
-    cuts=st.lists(st.integers(1, 40)),
+    events=st.lists(st.tuples(st.dictionaries(NAMES, NAMES, max_size=2), st.binary(max_size=20)), max_size=4),
+    cuts=st.lists(st.integers(1, 40), max_size=9),
 )
 def test_frames_are_read_however_they_are_cut(events: list[tuple[dict[str, str], bytes]], cuts: list[int]) -> None:
     raw = b"".join(write(headers, payload) for headers, payload in events)

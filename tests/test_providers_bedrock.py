@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import botocore.session
+import httpx
 import pytest
 from botocore.validate import ParamValidator
 from hypothesis import HealthCheck, given, settings
@@ -277,7 +278,7 @@ SERVICE = botocore.session.Session().get_service_model("bedrock-runtime")
 CONVERSE = SERVICE.operation_model("Converse").input_shape
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=30)
 @given(
     annotation=TYPES,
     params=PARAMS,
@@ -554,6 +555,27 @@ async def test_recorded_errors_become_ours_after_the_right_number_of_tries(
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+async def test_credentials_that_have_ended_are_looked_up_again(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    lines = "[work]\naws_access_key_id = {}\naws_secret_access_key = secret\naws_session_token = token\n"
+    file.write_text(lines.format("AKIDOLD"))
+
+    async def answer(request: ChatRequest) -> object:
+        if "AKIDNEW" in request.headers["authorization"]:
+            return '{"value":"Good"}'
+        await asyncio.to_thread(file.write_text, lines.format("AKIDNEW"))
+        return refused("The security token included in the request is expired", "ExpiredTokenException", 403)
+
+    async with LoopbackServer(answer) as server:
+        provider = Bedrock(profile="work", region="us-east-1", base_url=server.url)
+        completion = await pool.complete(provider, ask(provider.model(CLAUDE)), Progress())
+        assert (completion.text, server.served) == ('{"value":"Good"}', 2)
+
+
 async def test_a_model_that_is_starting_gets_about_a_minute() -> None:
     clock = FakeClock(autojump=0)
     pool = Pool(Connections(), clock=clock, random=lambda: 0.0)
@@ -767,6 +789,26 @@ async def test_the_first_failure_ends_the_other_texts_and_is_raised_as_it_is() -
 
 
 # The provider itself
+
+
+async def test_a_client_of_the_users_carries_the_path_and_headers_that_were_signed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    got: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        got.append(request)
+        return httpx.Response(200, content=said().body)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        provider = Bedrock(region="us-east-1")
+        await provider.complete(ask(provider.model(NOVA)), Connections(client))
+    (request,) = got
+    assert request.url.raw_path == b"/model/us.amazon.nova-2-lite-v1%3A0/converse"
+    assert request.headers["host"] == "bedrock-runtime.us-east-1.amazonaws.com"
+    assert "content-type;host;x-amz-date" in request.headers["authorization"]
 
 
 def test_construction_reads_nothing_and_shows_no_key() -> None:

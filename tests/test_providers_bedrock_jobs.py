@@ -46,8 +46,10 @@ OPERATIONS = {
     ("POST", "/model-invocation-job"): "CreateModelInvocationJob",
 }
 LINES = (
-    b'{"messages":[{"role":"system","content":"Classify the sentiment."},{"role":"user","content":"I love you"},'
-    b'{"role":"assistant","content":"Good"}]}',
+    (
+        b'{"messages":[{"role":"system","content":"Classify the sentiment."},{"role":"user","content":"I love you"},'
+        b'{"role":"assistant","content":"Good"}]}'
+    ),
     b'{"messages":[{"role":"user","content":"I love you"}]}',
 )
 TRAINING = Training(base="amazon.nova-micro-v1:0:128k", tag="abc", lines=LINES, epochs=2)

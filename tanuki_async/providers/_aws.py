@@ -67,6 +67,10 @@ class Account:
         """The region, if a request needed it already."""
         return self._region
 
+    def forget_keys(self) -> bool:
+        """Look credentials up anew at the next request. False where that would change nothing."""
+        return self._chain.forget()
+
     async def region(self) -> str:
         """The region that was given, or is named by the session, the environment or the profile."""
         if self._region is None:
@@ -83,7 +87,8 @@ class Account:
         told = os.environ.get(variable) or os.environ.get("AWS_ENDPOINT_URL")
         if told:
             url = told.strip().rstrip("/")
-            if urlsplit(url).scheme not in ("http", "https"):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
                 raise SettingsError(f"{variable} looks like 'https://host', not {clip(told)!r}")
         else:
             region = await self.region()

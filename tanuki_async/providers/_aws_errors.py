@@ -72,6 +72,11 @@ def aws_error(reply: Reply, *, provider: str, model: str, region: str | None = N
     return made
 
 
+def keys_have_ended(reply: Reply) -> bool:
+    """Tell whether an answer says that the credentials were good, but are no longer."""
+    return _code(reply, _facts(reply.body)) in ("ExpiredTokenException", "ExpiredToken")
+
+
 def streamed_error(name: str, payload: bytes, *, provider: str, model: str, request_id: str | None) -> ProviderError:
     """Make the error that came as an event of a stream: `throttlingException` and its like."""
     code = name[:1].upper() + name[1:]

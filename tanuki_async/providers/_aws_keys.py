@@ -48,6 +48,11 @@ class KeyChain:
             task = self._finding[loop] = loop.create_task(self._find(), name="tanuki_async: find AWS credentials")
         return await asyncio.shield(task)
 
+    def forget(self) -> bool:
+        """Look credentials up anew at the next call, since those are refused. False where that would change nothing."""
+        kept, self._keys, self._found, self._chain = self._keys, None, None, self._session
+        return kept is not None
+
     async def region(self) -> str | None:
         """The region of the session or profile, where one is named there."""
         if self._session is not None:

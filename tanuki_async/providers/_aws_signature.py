@@ -64,7 +64,7 @@ def _places(url: str, *, twice: bool) -> tuple[str, str, str]:
     """Host, path and query as they are signed: the path is encoded once more, except for S3."""
     parts = urlsplit(url)
     path = parts.path or "/"
-    query = "&".join(sorted(parts.query.split("&")))
+    query = "&".join(sorted(parts.query.split("&"), key=lambda pair: pair.split("=")))
     return parts.netloc, quote(path, safe="/-_.~") if twice else path, query
 
 

@@ -15,7 +15,7 @@ from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usa
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers import _bedrock_converse, _bedrock_invoke, _bedrock_models, _bedrock_stream
 from tanuki_async.providers._aws import Account
-from tanuki_async.providers._aws_errors import aws_error
+from tanuki_async.providers._aws_errors import aws_error, keys_have_ended
 from tanuki_async.providers._bedrock_abilities import Taken
 from tanuki_async.providers._bedrock_batches import BedrockBatches
 from tanuki_async.providers._bedrock_control import Control
@@ -189,7 +189,7 @@ class Bedrock(Provider):
         except ProviderUnreachableError as error:
             raise ProviderUnreachableError(error.message, self.name, model.name) from error
         if reply.status != 200:
-            raise await self._error(reply, headers, model)
+            raise self._error(reply, headers, model)
         return reply
 
     async def _stream(self, http: Http, model: Model, taken: Taken, body: bytes) -> AsyncGenerator[str | Completion]:
@@ -197,7 +197,7 @@ class Bedrock(Provider):
         try:
             async with http.stream("POST", url, headers=headers, body=body) as answer:
                 if answer.status != 200:
-                    raise await self._error(await whole_reply(answer), headers, model)
+                    raise self._error(await whole_reply(answer), headers, model)
                 found = _bedrock_stream.pieces_from(
                     answer, provider=self.name, model=model.name, by_tool=taken.structured == "tool"
                 )
@@ -212,6 +212,9 @@ class Bedrock(Provider):
             "POST", "bedrock-runtime", f"/model/{quote(model.name, safe='')}/{action}", body
         )
 
-    async def _error(self, reply: Reply, headers: Headers, model: Model) -> ProviderError:
+    def _error(self, reply: Reply, headers: Headers, model: Model) -> ProviderError:
         reply = without(reply, secrets_in(headers))
-        return aws_error(reply, provider=self.name, model=model.name, region=self._account.known_region)
+        error = aws_error(reply, provider=self.name, model=model.name, region=self._account.known_region)
+        if keys_have_ended(reply) and self._account.forget_keys():
+            error.should_retry = True  # somebody may have logged in again
+        return error
