@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
 JsonSchema: TypeAlias = "dict[str, JsonValue]"
 
-Structured = Literal["json_schema", "json_object", "none"]
-"""How a model is made to answer in JSON: a strict schema, JSON mode, or instructions alone."""
+Structured = Literal["json_schema", "json_object", "tool", "none"]
+"""How a model is made to answer in JSON: a strict schema, JSON mode, a tool that it must use, or instructions alone."""
 
 Attached = Literal["image", "document"]
 """What may be attached to a message."""

@@ -65,13 +65,13 @@ class Account(Provider):
             raise ProviderUnreachableError(error.message, self.name, model.name) from error
 
     def _error(self, reply: Reply, model: Model) -> ProviderError:
-        return error_from(
-            reply,
-            provider=self.name,
-            model=model.name,
-            secrets=self._secrets,
-            key_hint=f"the key is from {self._key_variable}" if self._key_variable and not self._api_key else "",
-        )
+        source = self._key_source()
+        hint = f"the key is from {source}" if source else ""
+        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=hint)
+
+    def _key_source(self) -> str | None:
+        """Name the variable that the key is from; None where it was given."""
+        return None if self._api_key else self._key_variable
 
     def _key(self) -> str | None:
         if self._api_key is not None:
@@ -81,9 +81,14 @@ class Account(Provider):
     def _url(self, path: str) -> str:
         url = self._urls.get(path)
         if url is None:
-            start, mark, query = self._base().partition("?")
-            url = self._urls[path] = start.rstrip("/") + path + mark + query
+            url = self._urls[path] = self._address(path)
         return url
+
+    def _address(self, path: str) -> str:
+        """Make the URL of a path that is not worth keeping; both it and the base may have a query."""
+        start, _, query = self._base().partition("?")
+        url = start.rstrip("/") + path
+        return f"{url}{'&' if '?' in path else '?'}{query}" if query else url
 
     def _base(self) -> str:
         if self._base_url is None:
