@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tanuki_async._errors import SettingsError
-from tanuki_async.providers._aws import Account
+from tanuki_async.providers._aws import AwsAccount
 from tanuki_async.providers._aws_events import LARGEST_FRAME, BrokenFrameError, Event, Frames, write
 from tanuki_async.providers._aws_keys import KeyChain
 from tanuki_async.providers._aws_signature import Keys, signed
@@ -101,14 +101,14 @@ def profiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-async def key_and_region(account: Account) -> tuple[str, str]:
+async def key_and_region(account: AwsAccount) -> tuple[str, str]:
     url, headers = await account.request("POST", "bedrock-runtime", "/model/m/converse", b"{}")
     return headers["authorization"].partition("Credential=")[2].partition("/")[0], url.split(".")[1]
 
 
 @pytest.mark.usefixtures("profiles")
 async def test_the_usual_chain_finds_the_default_profile_and_its_region() -> None:
-    assert await key_and_region(Account()) == ("AKIDDEFAULT", "eu-west-1")
+    assert await key_and_region(AwsAccount()) == ("AKIDDEFAULT", "eu-west-1")
 
 
 @pytest.mark.usefixtures("profiles")
@@ -117,7 +117,7 @@ async def test_a_profile_by_name_comes_before_the_environment(monkeypatch: pytes
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", "bedrock-api-key")
-    assert await key_and_region(Account(profile="work")) == ("AKIDWORK", "ap-northeast-1")
+    assert await key_and_region(AwsAccount(profile="work")) == ("AKIDWORK", "ap-northeast-1")
 
 
 @pytest.mark.usefixtures("profiles")
@@ -125,14 +125,14 @@ async def test_the_environment_comes_before_files(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDENV")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
-    assert await key_and_region(Account()) == ("AKIDENV", "us-west-2")
+    assert await key_and_region(AwsAccount()) == ("AKIDENV", "us-west-2")
 
 
 @pytest.mark.parametrize("library", [aioboto3, boto3])
 async def test_a_session_of_the_users_is_asked(library: Any) -> None:
     given = {"aws_access_key_id": "AKIDGIVEN", "aws_secret_access_key": SECRET, "region_name": "ap-northeast-1"}
     session = await asyncio.to_thread(lambda: library.Session(**given))
-    assert await key_and_region(Account(session=session)) == ("AKIDGIVEN", "ap-northeast-1")
+    assert await key_and_region(AwsAccount(session=session)) == ("AKIDGIVEN", "ap-northeast-1")
 
 
 async def test_keys_from_the_environment_need_no_aws_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ async def test_keys_from_the_environment_need_no_aws_library(monkeypatch: pytest
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDENV")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    assert await key_and_region(Account()) == ("AKIDENV", "us-east-1")
+    assert await key_and_region(AwsAccount()) == ("AKIDENV", "us-east-1")
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -153,22 +153,22 @@ async def test_without_any_credentials_the_error_says_what_to_do(
     if not installed:
         monkeypatch.setitem(sys.modules, "botocore.session", None)
     with pytest.raises(SettingsError, match="AWS_BEARER_TOKEN_BEDROCK") as caught:
-        await Account(region="us-east-1").request("POST", "bedrock-runtime", "/x", b"{}")
+        await AwsAccount(region="us-east-1").request("POST", "bedrock-runtime", "/x", b"{}")
     assert ("tanuki_async[bedrock]" in str(caught.value)) is not installed
 
 
 @pytest.mark.usefixtures("profiles")
 async def test_a_profile_that_is_not_there_is_named() -> None:
     with pytest.raises(SettingsError, match="nobody"):
-        await Account(profile="nobody", region="us-east-1").request("POST", "bedrock-runtime", "/x", b"{}")
+        await AwsAccount(profile="nobody", region="us-east-1").request("POST", "bedrock-runtime", "/x", b"{}")
 
 
 async def test_without_a_region_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(SettingsError, match="AWS_REGION"):
-        await Account(api_key="k").request("POST", "bedrock-runtime", "/x", b"{}")
+        await AwsAccount(api_key="k").request("POST", "bedrock-runtime", "/x", b"{}")
     with pytest.raises(SettingsError, match="looks like 'us-east-1'"):
-        await Account(api_key="k", region="us east/1").request("POST", "bedrock-runtime", "/x", b"{}")
+        await AwsAccount(api_key="k", region="us east/1").request("POST", "bedrock-runtime", "/x", b"{}")
 
 
 class Passing:
@@ -218,7 +218,7 @@ async def test_who_asks_may_be_cancelled_without_harm_to_others() -> None:
 
 async def test_addresses_follow_the_region_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     async def url(service: Any, **options: Any) -> str:
-        return (await Account(api_key="k", **options).request("GET", service, "/x"))[0]
+        return (await AwsAccount(api_key="k", **options).request("GET", service, "/x"))[0]
 
     assert await url("bedrock-runtime", region="us-east-1") == "https://bedrock-runtime.us-east-1.amazonaws.com/x"
     assert await url("bedrock", region="cn-north-1") == "https://bedrock.cn-north-1.amazonaws.com.cn/x"
@@ -236,7 +236,7 @@ async def test_an_api_key_is_shown_to_bedrock_but_s3_gets_a_signature(monkeypatc
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", " bedrock-api-key\n")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDENV")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    account = Account(region="us-east-1")
+    account = AwsAccount(region="us-east-1")
     for service in ("bedrock", "bedrock-runtime"):
         _, headers = await account.request("POST", service, "/x", b"{}")
         assert headers["authorization"] == "Bearer bedrock-api-key"
@@ -244,7 +244,7 @@ async def test_an_api_key_is_shown_to_bedrock_but_s3_gets_a_signature(monkeypatc
     assert url == "https://s3.us-east-1.amazonaws.com/bucket/key"
     assert headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDENV/")
     with pytest.raises(SettingsError, match="cannot be sent"):
-        await Account(api_key="ké", region="us-east-1").request("POST", "bedrock", "/x")
+        await AwsAccount(api_key="ké", region="us-east-1").request("POST", "bedrock", "/x")
 
 
 # Event streams

@@ -197,7 +197,7 @@ async def test_claude_that_thinks_gets_its_effort_and_no_sampling() -> None:
     http, provider = Http(said()), bedrock()
     head = replace(HEAD, params=GenerationParams(temperature=0.0, top_p=0.5))
     await provider.complete(ask(provider.model("global.anthropic.claude-sonnet-5-5"), head), http)
-    assert http.bodies[0]["inferenceConfig"] == {"maxTokens": 8192}
+    assert http.bodies[0]["inferenceConfig"] == {"maxTokens": 16384}  # thoughts included
     assert http.bodies[0]["outputConfig"]["effort"] == "low"
 
 
@@ -665,7 +665,7 @@ def test_what_stands_behind_a_profile_or_arn_tells_abilities_and_prices() -> Non
 
 
 async def invoked(name: str, case: str, head: Head, text: str = "I love you", **model: Any) -> tuple[Any, Completion]:
-    http, provider = Http(reply_of(fixture("invoke_bodies")[case]["response"])), bedrock()
+    http, provider = Http(reply_of(fixture("invoke_bodies")[case]["response"], x_amzn_requestid=ID)), bedrock()
     completion = await provider.complete(ask(replace(provider.model(name), **model), head, text), http)
     assert http.sent[0][0].endswith("/invoke")
     return http.bodies[0], completion
@@ -691,6 +691,19 @@ async def test_a_text_cannot_end_its_turn_in_llamas_template() -> None:
     assert body["prompt"].count("<|eot_id|>") == 2
     assert body["prompt"].count("<|start_header_id|>system") == 1
     assert "a <| b" in body["prompt"]
+
+
+async def test_claude_is_asked_as_at_its_vendor_but_for_the_version_and_the_model() -> None:
+    head = replace(HEAD, params=GenerationParams(max_new_tokens=512))
+    body, completion = await invoked(CLAUDE, "anthropic_claude", head, wire_format="claude")
+    recorded = fixture("invoke_bodies")["anthropic_claude"]["request"]
+    assert body["messages"] == [{"role": "user", "content": "I love you"}]
+    assert body["system"][0]["text"] == recorded["system"]
+    names = ("anthropic_version", "max_tokens", "output_config")
+    assert {name: body[name] for name in names} == {name: recorded[name] for name in names}
+    assert set(body) == {*names, "messages", "system"}
+    assert (completion.text, completion.request_id) == ('{"value":"Good"}', ID)
+    assert completion.usage == Usage(requests=1, input_tokens=36, output_tokens=12)
 
 
 async def test_titan_text_is_asked_as_a_dialogue() -> None:

@@ -19,7 +19,7 @@ from tanuki_async._codec.shapes import VALUE, Shape, is_array, is_object
 from tanuki_async._codec.strict import strict
 from tanuki_async._records import AnswerSchema, JsonSchema, JsonValue
 
-Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+Dialect = Literal["openai_strict", "openai_strict_ft", "anthropic", "plain"]
 
 _NAME = 64
 _START = '{"value":'
@@ -145,26 +145,39 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
 
 
 def dialect(schema: JsonSchema, which: Dialect) -> JsonSchema:
-    """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer."""
-    if which != "openai_strict_ft":
-        return schema
-    return cast(JsonSchema, _without_constraints(schema))
+    """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer.
+
+    What a keyword would have said is said in the description instead.
+    """
+    return cast(JsonSchema, _reduced(schema, which)) if which in _SPOKEN else schema
 
 
-def _without_constraints(schema: Schema) -> Schema:
-    spoken = ("pattern", "format", *BOUNDS, *COUNTS)
+_SPOKEN: dict[Dialect, tuple[str, ...]] = {
+    "openai_strict_ft": ("pattern", "format", *BOUNDS, *COUNTS),
+    "anthropic": ("pattern", *BOUNDS, *COUNTS),  # all formats that we use are known there
+}
+"""Keywords that a dialect does not have."""
+
+
+def _reduced(schema: Schema, which: Dialect) -> Schema:
+    spoken = [word for word in _SPOKEN[which] if not (which == "anthropic" and _is_least_of_one(schema, word))]
     text = " ".join(filter(None, [schema.get("description", ""), *in_words(schema, spoken)]))
     kept: Schema = {"description": text} if text else {}
     for key, value in schema.items():
         if key in {"properties", "$defs"}:
-            kept[key] = {name: _without_constraints(each) for name, each in value.items()}
+            kept[key] = {name: _reduced(each, which) for name, each in value.items()}
         elif key == "anyOf":
-            kept[key] = [_without_constraints(each) for each in value]
+            kept[key] = [_reduced(each, which) for each in value]
         elif key == "items":
-            kept[key] = _without_constraints(value)
+            kept[key] = _reduced(value, which)
         elif key not in spoken and key != "description":
             kept[key] = value
     return kept
+
+
+def _is_least_of_one(schema: Schema, word: str) -> bool:
+    """Tell whether it says that a list may, or may not, be empty: the one count that Anthropic's dialect has."""
+    return word == "minItems" and schema.get(word) in (0, 1)
 
 
 def _expressed(natural: Schema) -> tuple[Schema | None, Shape | None, bool]:

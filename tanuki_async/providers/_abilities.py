@@ -9,7 +9,7 @@ from typing import Literal
 from tanuki_async._errors import RequestRejectedError
 from tanuki_async._records import Model, Structured
 
-Dialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+Dialect = Literal["openai_strict", "openai_strict_ft", "anthropic", "plain"]
 Role = Literal["developer", "system"]
 TokenField = Literal["max_tokens", "max_completion_tokens"]
 
@@ -65,7 +65,7 @@ class Abilities:
 
         None also where the complaint is not about something that the server does not know, but about its value.
         """
-        if error.status not in (400, 422) or not _refuses(error):
+        if error.status not in (400, 422) or not refuses(error):
             return None
         message, parameter = error.message.lower(), (error.parameter or "").lower()
         for field in (self.token_field, *OPTIONAL, *_STREAMING):
@@ -87,7 +87,8 @@ class Abilities:
         return replace(self, token_field=other, renamed=True), repr(field)
 
 
-def _refuses(error: RequestRejectedError) -> bool:
+def refuses(error: RequestRejectedError) -> bool:
+    """Tell whether a server says that it does not know something, rather than that a value is wrong."""
     return error.code in _REFUSED_CODES or _REFUSED_WORDS.search(error.message) is not None
 
 

@@ -103,7 +103,7 @@ def completion_from(reply: Reply, *, provider: str, model: str, secrets: Sequenc
     choice: _Choice = choices[0] if choices else {}
     message, finish = choice.get("message"), choice.get("finish_reason")
     if message is None:
-        raise _no_answer(reply, bool(envelope.get("error")), provider, model, secrets)
+        raise no_answer(reply, bool(envelope.get("error")), provider, model, secrets)
     content = message.get("content")
     refusal = message.get("refusal")
     if isinstance(content, list):
@@ -133,7 +133,7 @@ def vectors_from(
         vectors = {item.get("index", place): _floats(item["embedding"]) for place, item in enumerate(items)}
         ordered = [vectors[place] for place in range(count)]
     except (ValueError, KeyError) as error:  # ValidationError and binascii.Error are ValueErrors
-        raise _no_answer(reply, b'"error"' in reply.body[:200], provider, model, secrets) from error
+        raise no_answer(reply, b'"error"' in reply.body[:200], provider, model, secrets) from error
     return ordered, _usage(answer.get("usage"))
 
 
@@ -202,7 +202,7 @@ def _loosely(body: bytes) -> _Envelope:
     }
 
 
-def _no_answer(reply: Reply, says_error: bool, provider: str, model: str, secrets: Sequence[str]) -> ProviderError:
+def no_answer(reply: Reply, says_error: bool, provider: str, model: str, secrets: Sequence[str]) -> ProviderError:
     """The error for an answer with status 200 that holds no answer."""
     reply = without(reply, secrets)
     if says_error:

@@ -23,7 +23,7 @@ _LARGE = 2**20
 """Bytes of a body whose hash takes long enough to be made in a thread."""
 
 
-class Account:
+class AwsAccount:
     """Signs with the credentials that its key chain finds, or shows a Bedrock API key; S3 takes no such key."""
 
     def __init__(

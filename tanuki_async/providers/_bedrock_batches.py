@@ -154,9 +154,9 @@ def written(requests: Mapping[str, Request], how: _bedrock_invoke.Format | None)
 def _completion(output: dict[str, Any], provider: str) -> Completion:
     """Read an answer in the format that it has."""
     reply = Reply(status=200, headers={}, body=json.dumps(output).encode())
-    for key, name in (("generation", "llama"), ("results", "titan")):
+    for key, name in (("content", "claude"), ("generation", "llama"), ("results", "titan")):
         if key in output:
-            return _bedrock_invoke.completion_from(reply, _bedrock_invoke.FORMATS[name], provider=provider, model="")
+            return _bedrock_invoke.FORMATS[name].read(reply, provider, "")
     return _bedrock_converse.completion_from(reply, provider=provider, model="")
 
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from tanuki_async._errors import ProviderError, ProviderUnreachableError, SettingsError, clip
 from tanuki_async._records import Reply
 from tanuki_async.abc import Http
-from tanuki_async.providers._aws import Account, Service
+from tanuki_async.providers._aws import AwsAccount, Service
 from tanuki_async.providers._aws_errors import aws_error
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._secrets import Headers, secrets_in, without
@@ -62,7 +62,7 @@ def tag_of(name: object) -> str | None:
 class Control:
     """Makes single calls. Whatever is not a success is raised as a ProviderError of the provider `name`."""
 
-    def __init__(self, account: Account, name: str) -> None:
+    def __init__(self, account: AwsAccount, name: str) -> None:
         self._account, self._name = account, name
 
     async def get(self, http: Http, path: str, **query: str | int) -> dict[str, Any]:

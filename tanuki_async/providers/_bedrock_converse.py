@@ -33,6 +33,8 @@ from tanuki_async.providers._errors import readable
 
 ROOM = 8_192
 """Tokens of an answer unless told otherwise: Bedrock counts them against the account's limit before they are used."""
+THOUGHTS = 8_192
+"""How many more for a model that thinks first."""
 
 REFUSED = {
     "content_filtered": "a content filter stopped the answer",
@@ -132,7 +134,7 @@ def _block(attachment: Attachment, place: int, model: Model) -> bytes:
 def _end(head: Head, model: Model, taken: Taken, max_tokens: int | None) -> bytes:
     params = head.params
     limits: dict[str, Any] = {
-        "maxTokens": max_tokens or (model.max_output and min(model.max_output, ROOM)),
+        "maxTokens": max_tokens or room(model),
         "temperature": params.temperature,
         "topP": params.top_p,
         "stopSequences": list(params.stop) if params.stop else None,
@@ -147,12 +149,18 @@ def _end(head: Head, model: Model, taken: Taken, max_tokens: int | None) -> byte
     return b"]," + _compact(fields)[1:] if fields else b"]}"
 
 
+def room(model: Model) -> int | None:
+    """Tokens that an answer may have where nobody said how many; None where we do not know what the model allows."""
+    thinks = model.reasoning_effort not in (None, "none")
+    return model.max_output and min(model.max_output, ROOM + THOUGHTS * thinks)
+
+
 def _form(answer: AnswerSchema, taken: Taken) -> dict[str, JsonValue]:
     """What makes the model answer in the form of the schema, where it can."""
     if taken.structured == "json_schema" and answer.strict:
         from tanuki_async._codec.schema import dialect
 
-        schema = json.dumps(dialect(answer.schema, "openai_strict_ft"), separators=(",", ":"))
+        schema = json.dumps(dialect(answer.schema, "anthropic"), separators=(",", ":"))
         form: JsonValue = {"jsonSchema": {"name": answer.name, "schema": schema}}
         return {"outputConfig": {"textFormat": {"type": "json_schema", "structure": form}}}
     if taken.structured == "tool" and answer.schema.get("type") == "object":

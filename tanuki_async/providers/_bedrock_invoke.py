@@ -1,19 +1,23 @@
-"""InvokeModel: each family of models in its own format. Llama's template, Titan's texts and vectors."""
+"""InvokeModel: each family of models in its own format, Claude's, Llama's and Titan's, and Titan's vectors."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pydantic_core import from_json
 
 from tanuki_async._errors import ProviderError, ProviderUnavailableError, RefusalError, RequestRejectedError
 from tanuki_async._records import Completion, JsonValue, Reply, Request, Turn, Usage
-from tanuki_async.providers._bedrock_converse import ROOM
+from tanuki_async.providers._bedrock_converse import room
+from tanuki_async.providers._bodies import quote
+from tanuki_async.providers._claude import ClaudeAbilities
 from tanuki_async.providers._errors import readable
+from tanuki_async.providers._message_bodies import MessageBodies
+from tanuki_async.providers._messages import message_from
 
 _TOKEN = re.compile(r"<\|(?=[a-z_0-9]+\|>)")
 _SPEAKER = re.compile(r"^(?=(?:User|Bot):)", re.MULTILINE)
@@ -23,8 +27,8 @@ _SPEAKER = re.compile(r"^(?=(?:User|Bot):)", re.MULTILINE)
 class Format:
     """How one family is asked, and what its answers look like."""
 
-    encode: Callable[[Request], dict[str, Any]]
-    read: Callable[[Mapping[str, Any]], _Said]
+    encode: Callable[[Request], bytes]
+    read: Callable[[Reply, str, str], Completion]  # an answer, the names of provider and model
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +43,27 @@ def encode(request: Request, how: Format) -> bytes:
     """Write the body of one request. RequestRejectedError for attachments, which these formats cannot hold."""
     if any(turn.attachments for turn in request.turns):
         raise RequestRejectedError("this format takes no attachments", "bedrock", request.model.name)
-    fields = {name: value for name, value in how.encode(request).items() if value is not None}
-    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+    return how.encode(request)
 
 
-def completion_from(reply: Reply, how: Format, *, provider: str, model: str) -> Completion:
-    """Read an answer with status 200. RefusalError for a refusal, ProviderUnavailableError for no answer at all."""
-    request_id = reply.headers.get("x-amzn-requestid")
-    try:
-        said = how.read(_object(reply.body))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise no_answer(reply, provider, model) from error
-    if said.reason == "CONTENT_FILTERED":
-        raise RefusalError("a content filter stopped the answer", provider, model, None, request_id)
-    return Completion(
-        text=said.text,
-        usage=Usage(requests=1, input_tokens=said.input_tokens, output_tokens=said.output_tokens),
-        truncated=said.reason in ("length", "LENGTH"),
-        model=model,
-        request_id=request_id,
-    )
+def _reader(read: Callable[[Mapping[str, Any]], _Said]) -> Callable[[Reply, str, str], Completion]:
+    def completion(reply: Reply, provider: str, model: str) -> Completion:
+        request_id = reply.headers.get("x-amzn-requestid")
+        try:
+            said = read(_object(reply.body))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise no_answer(reply, provider, model) from error
+        if said.reason == "CONTENT_FILTERED":
+            raise RefusalError("a content filter stopped the answer", provider, model, None, request_id)
+        return Completion(
+            text=said.text,
+            usage=Usage(requests=1, input_tokens=said.input_tokens, output_tokens=said.output_tokens),
+            truncated=said.reason in ("length", "LENGTH"),
+            model=model,
+            request_id=request_id,
+        )
+
+    return completion
 
 
 def no_answer(reply: Reply, provider: str, model: str) -> ProviderError:
@@ -97,27 +102,28 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _room(request: Request) -> int | None:
-    most = request.model.max_output
-    return request.max_tokens or request.head.params.max_new_tokens or (most and min(most, ROOM))
+    return request.max_tokens or request.head.params.max_new_tokens or room(request.model)
 
 
 def _turns(request: Request) -> Sequence[Turn]:
     return (*request.head.examples, *request.turns)
 
 
-def _encode_llama(request: Request) -> dict[str, Any]:
+def _encode_llama(request: Request) -> bytes:
     def part(role: str, text: str) -> str:
         # A text that holds a special token could otherwise end its turn, and speak for somebody else.
         return f"<|start_header_id|>{role}<|end_header_id|>\n\n{_TOKEN.sub('< |', text)}<|eot_id|>"
 
     parts = [part("system", request.head.system)] + [part(turn.role, turn.text) for turn in _turns(request)]
     params = request.head.params
-    return {
-        "prompt": f"<|begin_of_text|>{''.join(parts)}<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "max_gen_len": _room(request),
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-    }
+    return _compact(
+        {
+            "prompt": f"<|begin_of_text|>{''.join(parts)}<|start_header_id|>assistant<|end_header_id|>\n\n",
+            "max_gen_len": _room(request),
+            "temperature": params.temperature,
+            "top_p": params.top_p,
+        }
+    )
 
 
 def _read_llama(answer: Mapping[str, Any]) -> _Said:
@@ -125,7 +131,7 @@ def _read_llama(answer: Mapping[str, Any]) -> _Said:
     return _Said(str(answer["generation"]), str(answer.get("stop_reason")), *used)
 
 
-def _encode_titan(request: Request) -> dict[str, Any]:
+def _encode_titan(request: Request) -> bytes:
     names = {"user": "User", "assistant": "Bot"}
     lines = [f"{names[turn.role]}: {_SPEAKER.sub(' ', turn.text)}" for turn in _turns(request)]
     params = request.head.params
@@ -137,7 +143,7 @@ def _encode_titan(request: Request) -> dict[str, Any]:
     }
     config = {name: value for name, value in limits.items() if value is not None}
     text = "\n".join([*([f"{request.head.system}\n"] if request.head.system else []), *lines, "Bot:"])
-    return {"inputText": text, "textGenerationConfig": config or None}
+    return _compact({"inputText": text, "textGenerationConfig": config or None})
 
 
 def _read_titan(answer: Mapping[str, Any]) -> _Said:
@@ -146,8 +152,26 @@ def _read_titan(answer: Mapping[str, Any]) -> _Said:
     return _Said(str(result["outputText"]).strip(), str(result.get("completionReason")), *used)
 
 
+def _encode_claude(request: Request) -> bytes:
+    model = request.model
+    body = MessageBodies().encode(request, ClaudeAbilities.assumed(model))
+    named = b'{"model":' + quote(model.name)  # the URL names it here
+    return b'{"anthropic_version":"bedrock-2023-05-31"' + body.removeprefix(named)
+
+
+def _read_claude(reply: Reply, provider: str, model: str) -> Completion:
+    headers = {**reply.headers, "request-id": reply.headers.get("x-amzn-requestid", "")}
+    return message_from(replace(reply, headers=headers), provider=provider, model=model)
+
+
+def _compact(fields: Mapping[str, Any]) -> bytes:
+    sent = {name: value for name, value in fields.items() if value is not None}
+    return json.dumps(sent, separators=(",", ":")).encode("ascii")
+
+
 FORMATS: dict[str, Format] = {
-    "llama": Format(_encode_llama, _read_llama),
-    "titan": Format(_encode_titan, _read_titan),
+    "claude": Format(_encode_claude, _read_claude),
+    "llama": Format(_encode_llama, _reader(_read_llama)),
+    "titan": Format(_encode_titan, _reader(_read_titan)),
 }
 """What `Model.wire_format` may name; without a name it is Converse."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
@@ -38,16 +39,32 @@ class Bodies:
             by_model = self._kept[head] = {}
         kept = by_model.get(model.name)
         if kept is None or kept.model is not model or kept.abilities is not abilities:
-            end = encode_end(head, model, abilities, head.params.max_new_tokens)
-            kept = by_model[model.name] = _Encoded(model, abilities, encode_begin(head, model, abilities), end)
+            end = self.end(head, model, abilities, head.params.max_new_tokens)
+            kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
             parts += (_ROLES[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
-            parts.append(encode_end(head, model, abilities, request.max_tokens))
+            parts.append(self.end(head, model, abilities, request.max_tokens))
+        return self.joined(parts)
+
+    def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
+        """Everything before the first turn."""
+        return encode_begin(head, model, abilities)
+
+    def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
+        """Everything after the last turn."""
+        return encode_end(head, model, abilities, max_tokens)
+
+    def joined(self, parts: Sequence[bytes]) -> bytes:
+        """Put the parts together."""
         return b"".join(parts)
+
+    def streamed(self, body: bytes, abilities: Abilities) -> bytes:
+        """Make of a request one whose answer comes in pieces, where the server knows that."""
+        return streamed(body, abilities)
 
 
 def streamed(body: bytes, abilities: Abilities) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -24,14 +24,12 @@ LINGER = 0.1
 LARGEST_ERROR = 2**20
 
 
-async def pieces_from(
-    answer: Streamed, *, provider: str, model: str, secrets: Sequence[str] = ()
-) -> AsyncGenerator[str | Completion]:
+async def pieces_from(answer: Streamed, chunks: Chunks) -> AsyncGenerator[str | Completion]:
     """Yield the text of an answer with status 200 as it comes, then its Completion.
 
     A server that does not know how to stream answers as ever, with one JSON object; that is read as well.
     """
-    events, chunks = Events(), Chunks(answer.headers, provider=provider, model=model, secrets=secrets)
+    events = Events()
     said, kept = False, b""
     async for piece in answer.pieces:
         if not chunks.begun and (kept := (kept + piece).lstrip())[:1] in (b"{", b""):
@@ -45,8 +43,7 @@ async def pieces_from(
             await _drain(answer)
             break
     if kept:
-        reply = Reply(status=200, headers=answer.headers, body=kept)
-        completion = completion_from(reply, provider=provider, model=model, secrets=secrets)
+        completion = chunks.whole(kept)
     else:
         for data in () if chunks.done else events.end():
             if text := chunks.feed(data):
@@ -78,8 +75,12 @@ async def _drain(answer: Streamed) -> None:
 class Chunks:
     """Feed it the data of the events of one answer. `secrets` never appear in an error."""
 
+    read: Callable[..., Completion] = staticmethod(completion_from)
+    """Reads an answer that is whole."""
+
     def __init__(self, headers: Mapping[str, str], *, provider: str, model: str, secrets: Sequence[str] = ()) -> None:
         self._headers, self._provider, self._model, self._secrets = headers, provider, model, secrets
+        self._names: dict[str, Any] = {"provider": provider, "model": model, "secrets": secrets}
         self._said: dict[str, list[str]] = {"content": [], "refusal": [], "reasoning": [], "arguments": []}
         self._finish: str | None = None
         self._usage: object = None
@@ -104,7 +105,7 @@ class Chunks:
             raise self._unavailable(f"a part of the answer is no JSON: {self._quoted(data)}") from error
         if chunk.get("error"):
             reply = Reply(status=200, headers=self._headers, body=data.encode())
-            raise error_from(reply, provider=self._provider, model=self._model, secrets=self._secrets)
+            raise error_from(reply, **self._names)
         self._usage = chunk.get("usage") or self._usage
         self._name = chunk.get("model") or self._name
         choices = chunk.get("choices")
@@ -114,6 +115,10 @@ class Chunks:
         finish = choice.get("finish_reason")
         self._finish = finish if isinstance(finish, str) else self._finish
         return self._delta(_mapping(choice.get("delta") or choice.get("message")))
+
+    def whole(self, body: bytes) -> Completion:
+        """Read the body of an answer that was no stream after all."""
+        return self.read(Reply(status=200, headers=self._headers, body=body), **self._names)
 
     def completion(self) -> Completion:
         """The whole answer, once the stream has ended. ProviderUnreachableError where it was cut."""
@@ -130,8 +135,7 @@ class Chunks:
             "choices": [{"message": message, "finish_reason": self._finish}],
             "usage": self._usage,
         }
-        reply = Reply(status=200, headers=self._headers, body=json.dumps(envelope).encode())
-        return completion_from(reply, provider=self._provider, model=self._model, secrets=self._secrets)
+        return self.whole(json.dumps(envelope).encode())
 
     def _delta(self, delta: Mapping[str, Any]) -> str:
         for name, key in (("refusal", "refusal"), ("reasoning", "reasoning_content"), ("reasoning", "reasoning")):

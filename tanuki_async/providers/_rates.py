@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from tanuki_async._records import RateHint
-from tanuki_async.providers._errors import go_duration
+from tanuki_async.providers._errors import family_back, go_duration
 
 _MINUTE = 60.0
 
@@ -27,6 +27,22 @@ def rate_from(headers: Mapping[str, str]) -> RateHint | None:
     back = _back(headers, "x-ratelimit-remaining", "x-ratelimit-reset")
     tokens_back = _back(headers, "x-tokenlimit-remaining", "x-ratelimit-reset")
     return _hint(requests, headers.get("x-tokenlimit-limit"), 1.0, back, tokens_back)  # Together: per second
+
+
+def rate_of_families(headers: Mapping[str, str]) -> RateHint | None:
+    """Return what Anthropic tells, which has a limit of requests and several of tokens: of all, of input, of output.
+
+    The pool knows one limit of tokens: the widest is taken, and the longest pause.
+    """
+    requests = headers.get("anthropic-ratelimit-requests-limit")
+    tokens = next((told for kind in _KINDS if (told := headers.get(f"anthropic-ratelimit-{kind}-limit"))), None)
+    if requests is None and tokens is None:
+        return None
+    waits = [wait for kind in _KINDS if (wait := family_back(headers, kind)) is not None]
+    return _hint(requests, tokens, _MINUTE, family_back(headers, "requests"), max(waits, default=None))
+
+
+_KINDS = ("tokens", "input-tokens", "output-tokens")
 
 
 def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | None:

@@ -14,7 +14,8 @@ from tanuki_async._errors import ProviderError, ProviderUnreachableError, Reques
 from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usage
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers import _bedrock_converse, _bedrock_invoke, _bedrock_models, _bedrock_stream
-from tanuki_async.providers._aws import Account
+from tanuki_async.providers._account import check_url
+from tanuki_async.providers._aws import AwsAccount
 from tanuki_async.providers._aws_errors import aws_error, keys_have_ended
 from tanuki_async.providers._bedrock_abilities import Taken
 from tanuki_async.providers._bedrock_batches import BedrockBatches
@@ -22,7 +23,6 @@ from tanuki_async.providers._bedrock_control import Control
 from tanuki_async.providers._bedrock_tuning import BedrockTuning
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._secrets import Headers, secrets_in, without
-from tanuki_async.providers.openai import check_url
 
 __all__ = ["Bedrock"]
 
@@ -65,7 +65,7 @@ class Bedrock(Provider):
         self.name = name
         self.limits = limits or Limits()
         self._where = base_url or region or ""
-        self._account = Account(
+        self._account = AwsAccount(
             api_key=api_key,
             region=region,
             profile=profile,
@@ -93,7 +93,7 @@ class Bedrock(Provider):
         if (how := self._format(model)) is not None:
             body = _bedrock_invoke.encode(request, how)
             reply = await self._post(http, model, "invoke", body)
-            return _bedrock_invoke.completion_from(reply, how, provider=self.name, model=model.name)
+            return how.read(reply, self.name, model.name)
         concessions = 0
         while True:
             taken = self._taken(model)
