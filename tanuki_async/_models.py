@@ -126,15 +126,15 @@ _BEDROCK = (  # ids without the prefix of an inference profile; prices are those
     _on_bedrock("amazon.nova-2-lite-v1:0", 1_000_000, 64_000, 0.30, 0.075, 2.50, structured="tool"),
     _on_bedrock("amazon.nova-premier-v1:0", 1_000_000, 10_000, 2.50, None, 12.50, structured="tool"),
     _on_bedrock(
-        "meta.llama3-3-70b-instruct-v1:0", 128_000, 8_192, 0.72, None, 0.72, sees=False, structured="tool",
+        "meta.llama3-3-70b-instruct-v1:0", 128_000, 4_096, 0.72, None, 0.72, sees=False, structured="tool",
         retires=_LLAMA_ENDS,
     ),
     _on_bedrock(
-        "meta.llama4-maverick-17b-instruct-v1:0", 128_000, 8_192, 0.24, None, 0.97, sees=False, structured="tool",
+        "meta.llama4-maverick-17b-instruct-v1:0", 128_000, 4_096, 0.24, None, 0.97, sees=False, structured="tool",
         retires=_LLAMA_ENDS,
     ),
     _on_bedrock(
-        "meta.llama4-scout-17b-instruct-v1:0", 128_000, 8_192, 0.17, None, 0.66, sees=False, structured="tool",
+        "meta.llama4-scout-17b-instruct-v1:0", 128_000, 4_096, 0.17, None, 0.66, sees=False, structured="tool",
         retires=_LLAMA_ENDS,
     ),
     _on_bedrock("openai.gpt-oss-120b-1:0", 128_000, None, 0.15, None, 0.60, sees=False),

@@ -19,6 +19,8 @@ from tanuki_async.providers._errors import readable
 from tanuki_async.providers._message_bodies import MessageBodies
 from tanuki_async.providers._messages import message_from
 
+_LLAMAS_ROOM = 2_048
+"""Tokens of an answer that every Llama there allows."""
 _TOKEN = re.compile(r"<\|(?=[a-z_0-9]+\|>)")
 _SPEAKER = re.compile(r"^(?=(?:User|Bot):)", re.MULTILINE)
 
@@ -101,10 +103,6 @@ def _object(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _room(request: Request) -> int | None:
-    return request.max_tokens or request.head.params.max_new_tokens or room(request.model)
-
-
 def _turns(request: Request) -> Sequence[Turn]:
     return (*request.head.examples, *request.turns)
 
@@ -119,7 +117,7 @@ def _encode_llama(request: Request) -> bytes:
     return _compact(
         {
             "prompt": f"<|begin_of_text|>{''.join(parts)}<|start_header_id|>assistant<|end_header_id|>\n\n",
-            "max_gen_len": _room(request),
+            "max_gen_len": request.max_tokens or params.max_new_tokens or _LLAMAS_ROOM,
             "temperature": params.temperature,
             "top_p": params.top_p,
         }
@@ -128,7 +126,7 @@ def _encode_llama(request: Request) -> bytes:
 
 def _read_llama(answer: Mapping[str, Any]) -> _Said:
     used = answer.get("prompt_token_count") or 0, answer.get("generation_token_count") or 0
-    return _Said(str(answer["generation"]), str(answer.get("stop_reason")), *used)
+    return _Said(answer["generation"] or "", str(answer.get("stop_reason")), *used)
 
 
 def _encode_titan(request: Request) -> bytes:
@@ -136,7 +134,7 @@ def _encode_titan(request: Request) -> bytes:
     lines = [f"{names[turn.role]}: {_SPEAKER.sub(' ', turn.text)}" for turn in _turns(request)]
     params = request.head.params
     limits = {
-        "maxTokenCount": _room(request),
+        "maxTokenCount": request.max_tokens or params.max_new_tokens or room(request.model),
         "temperature": params.temperature,
         "topP": params.top_p,
         "stopSequences": list(params.stop) if params.stop else None,
@@ -149,7 +147,7 @@ def _encode_titan(request: Request) -> bytes:
 def _read_titan(answer: Mapping[str, Any]) -> _Said:
     result = answer["results"][0]
     used = answer.get("inputTextTokenCount") or 0, result.get("tokenCount") or 0
-    return _Said(str(result["outputText"]).strip(), str(result.get("completionReason")), *used)
+    return _Said(result["outputText"].strip(), str(result.get("completionReason")), *used)
 
 
 def _encode_claude(request: Request) -> bytes:
