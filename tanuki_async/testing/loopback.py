@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that answers as OpenAI would, with what a test tells it to say."""
+"""A real HTTP server on this machine that answers as a vendor would, with what a test tells it to say."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _openai
+from tanuki_async.testing import _anthropic, _openai
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
+from tanuki_async.testing._strict_anthropic import check_message
 from tanuki_async.testing.answers import (
     ChatRequest,
     EmbeddingRequest,
@@ -31,11 +32,12 @@ from tanuki_async.testing.answers import (
 __all__ = ["LoopbackServer"]
 
 CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+MESSAGES = "/v1/messages"
 _UNSET: Any = object()
 
 
 class LoopbackServer:
-    """Speaks OpenAI's wire format on 127.0.0.1: chat completions, embeddings, the list of models.
+    """Speaks OpenAI's format (chat completions, embeddings, the list of models) and Anthropic's messages on 127.0.0.1.
 
     `answer` tells what a chat is answered: a callable (plain or async) that gets the ChatRequest, a list or iterator
     of answers, or one answer for all. An answer is text (the content), another JSON value (encoded, in the envelope
@@ -44,9 +46,9 @@ class LoopbackServer:
     one, it is the plainest value that fits the schema. `embedding` is the same for embeddings: it gets an
     EmbeddingRequest and returns vectors; by default they come from the words of a text.
 
-    `strict` answers 400 where OpenAI would; without `streams` a request for a stream is one. `latency` is in seconds,
-    as is the `pause` between two pieces of a stream. What goes wrong in an answerer is answered 400, so that no client
-    tries again, and raised when the server closes.
+    `strict` answers 400 where the vendor would; without `streams` a request for a stream is one. `latency` is in
+    seconds, as is the `pause` between two pieces of a stream. What goes wrong in an answerer is answered 400, so that
+    no client tries again, and raised when the server closes.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class LoopbackServer:
         request = fixture.get("request", {})
         method, path = request.get("method", "POST"), request.get("path", CHAT)
         reply = fixture_reply(fixture, body=body)
-        if (method, path) == ("POST", CHAT):
+        if (method, path) in (("POST", CHAT), ("POST", MESSAGES)):
             self._chat.put(reply)
         elif (method, path) == ("POST", EMBEDDINGS):
             self._embedding.put(reply)
@@ -228,7 +230,8 @@ class LoopbackServer:
             asked, answer = self._ask(request)
         except RefusedError as error:
             fault = Fault.status(400, message=error.message, param=error.param, code=error.code)
-            self._send(connection, fault if error.code != "invalid_api_key" else _BAD_KEY)
+            fault = fault if error.code != "invalid_api_key" else _BAD_KEY
+            self._send(connection, _anthropic.fault_of(fault) if request.path == MESSAGES else fault)
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
             self._send(connection, self._failed(error))
@@ -240,15 +243,17 @@ class LoopbackServer:
 
     def _ask(self, request: HttpRequest) -> tuple[object, object]:
         route = (request.method, request.path)
-        if self._api_key is not None and request.headers.get("authorization") != f"Bearer {self._api_key}":
+        keys = (request.headers.get("authorization"), f"Bearer {request.headers.get('x-api-key')}")
+        if self._api_key is not None and f"Bearer {self._api_key}" not in keys:
             raise RefusedError("Incorrect API key provided.", code="invalid_api_key")
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
-        if route == ("POST", CHAT):
-            chat = _openai.read_chat(_json_body(request), request.headers)
+        if route in (("POST", CHAT), ("POST", MESSAGES)):
+            read, check = _FACES[request.path]
+            chat = read(_json_body(request), request.headers)
             self.requests.append(chat)
-            self._check(check_chat, chat.body)
+            self._check(lambda body: check(body, request.headers), chat.body)
             answer = self._chat.next_answer(chat)
             if isinstance(answer, AsyncIterator):
                 pieces = cast("AsyncIterator[object]", answer)
@@ -303,7 +308,8 @@ class LoopbackServer:
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
         headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            await Streaming(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
+            kind = _anthropic.MessageStreaming if isinstance(asked, _anthropic.MessageRequest) else Streaming
+            await kind(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
@@ -320,9 +326,13 @@ class LoopbackServer:
             self._send(connection, self._failed(error))
 
     def _render(self, asked: object, answer: object) -> Reply | Fault:
+        if isinstance(answer, Fault) and isinstance(asked, _anthropic.MessageRequest):
+            return _anthropic.fault_of(answer)
         if isinstance(answer, Reply | Fault):
             return answer
-        if isinstance(asked, ChatRequest):
+        if isinstance(asked, _anthropic.MessageRequest):
+            body = _anthropic.write_message(asked, as_answer(answer, asked.schema), self.served)
+        elif isinstance(asked, ChatRequest):
             body = _openai.write_chat(asked, as_answer(answer, asked.schema), self.served)
         elif isinstance(asked, EmbeddingRequest):
             body = _openai.write_embeddings(asked, cast("Sequence[Sequence[float]]", answer))
@@ -331,7 +341,9 @@ class LoopbackServer:
         return self._reply(body)
 
     def _reply(self, body: bytes) -> Reply:
-        return Reply(status=200, headers={**self._headers, "x-request-id": f"req_{self.served:016x}"}, body=body)
+        number = f"req_{self.served:016x}"
+        headers = {**self._headers, "x-request-id": number, "request-id": number}
+        return Reply(status=200, headers=headers, body=body)
 
     def _failed(self, error: Exception) -> Fault:
         self.failures.append(error)
@@ -361,6 +373,12 @@ def _set(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
 
+
+_FACES: dict[str, tuple[Callable[..., ChatRequest], Callable[[Mapping[str, Any], Mapping[str, str]], None]]] = {
+    CHAT: (_openai.read_chat, lambda body, _: check_chat(body)),
+    MESSAGES: (_anthropic.read_message, check_message),
+}
+"""How the chats of each vendor are read, and what it refuses."""
 
 _BAD_KEY = Fault.status(401, message="Incorrect API key provided.")
 
