@@ -65,24 +65,40 @@ def _embedder(name: str, price: float) -> Model:
     )
 
 
-_TABLE: dict[tuple[str, str], Model] = {
-    (model.provider, model.name): model
-    for model in (
-        _reasoner("gpt-6.2-astra", 8, None, 40, effort="low"),
-        _reasoner("gpt-6.2-sol", 2, 0.10, 10, effort="low"),
-        _reasoner("gpt-6-astra", 10, 1, 50, effort="low"),
-        _reasoner("gpt-6.1-sol", 2, 0.10, 10, effort="low"),
-        _reasoner("gpt-6.1-terra", 1, 0.05, 5, effort="none"),
-        _reasoner("gpt-6-sol", 2, 0.20, 10, effort="none"),
-        _reasoner("gpt-6-luna", 0.10, 0.01, 0.50, effort="none"),
-        _tunable("gpt-4.1", 1_047_576, 32_768, 2, 0.50, 8),
-        _tunable("gpt-4.1-mini", 1_047_576, 32_768, 0.40, 0.10, 1.60),
-        _tunable("gpt-4o-mini", 128_000, 16_384, 0.15, 0.075, 0.60),
-        _embedder("text-embedding-3-small", 0.02),
-        _embedder("text-embedding-3-large", 0.13),
-        _embedder("text-embedding-ada-002", 0.10),
+def _claude(
+    name: str,
+    price_input: float | None = None,
+    price_cached: float | None = None,
+    price_output: float | None = None,
+    *,
+    window: int = 1_000_000,
+    max_output: int = 128_000,
+    effort: str | None = "low",
+    retires: str | None = None,
+) -> Model:
+    return Model(
+        provider="anthropic",
+        name=name,
+        context_window=window,
+        max_output=max_output,
+        reasoning_effort=effort,
+        attachments=frozenset({"image", "document"}),
+        price_input=price_input,
+        price_cached=price_cached,
+        price_output=price_output,
+        retires=retires,
+        as_of=AS_OF,
     )
-}
+
+
+_CLAUDE = (
+    _claude("claude-haiku-5-5", 0.10, 0.01, 0.50),  # prompts above 100,000 tokens cost five times as much
+    _claude("claude-sonnet-5-5", 2, 0.10, 10),
+    _claude("claude-opus-5-5", 4, 0.20, 20),
+    _claude("claude-fable-5-1", 10, 0.25, 50),
+    _claude("claude-haiku-4-5", 1, None, 5, window=200_000, max_output=64_000, effort=None),
+    _claude("claude-sonnet-4-5", window=200_000, max_output=64_000, effort=None, retires="2026-11-30"),
+)
 
 
 def _on_bedrock(
@@ -147,44 +163,27 @@ _BEDROCK = (  # ids without the prefix of an inference profile; prices are those
         wire_format="titan",
     ),
 )  # fmt: skip
-_TABLE.update({(model.provider, model.name): model for model in _BEDROCK})
 
-
-def _claude(
-    name: str,
-    price_input: float | None = None,
-    price_cached: float | None = None,
-    price_output: float | None = None,
-    *,
-    window: int = 1_000_000,
-    max_output: int = 128_000,
-    effort: str | None = "low",
-    retires: str | None = None,
-) -> Model:
-    return Model(
-        provider="anthropic",
-        name=name,
-        context_window=window,
-        max_output=max_output,
-        reasoning_effort=effort,
-        attachments=frozenset({"image", "document"}),
-        price_input=price_input,
-        price_cached=price_cached,
-        price_output=price_output,
-        retires=retires,
-        as_of=AS_OF,
+_TABLE: dict[tuple[str, str], Model] = {
+    (model.provider, model.name): model
+    for model in (
+        _reasoner("gpt-6.2-astra", 8, None, 40, effort="low"),
+        _reasoner("gpt-6.2-sol", 2, 0.10, 10, effort="low"),
+        _reasoner("gpt-6-astra", 10, 1, 50, effort="low"),
+        _reasoner("gpt-6.1-sol", 2, 0.10, 10, effort="low"),
+        _reasoner("gpt-6.1-terra", 1, 0.05, 5, effort="none"),
+        _reasoner("gpt-6-sol", 2, 0.20, 10, effort="none"),
+        _reasoner("gpt-6-luna", 0.10, 0.01, 0.50, effort="none"),
+        _tunable("gpt-4.1", 1_047_576, 32_768, 2, 0.50, 8),
+        _tunable("gpt-4.1-mini", 1_047_576, 32_768, 0.40, 0.10, 1.60),
+        _tunable("gpt-4o-mini", 128_000, 16_384, 0.15, 0.075, 0.60),
+        _embedder("text-embedding-3-small", 0.02),
+        _embedder("text-embedding-3-large", 0.13),
+        _embedder("text-embedding-ada-002", 0.10),
+        *_CLAUDE,
+        *_BEDROCK,
     )
-
-
-_CLAUDE = (
-    _claude("claude-haiku-5-5", 0.10, 0.01, 0.50),  # prompts above 100,000 tokens cost five times as much
-    _claude("claude-sonnet-5-5", 2, 0.10, 10),
-    _claude("claude-opus-5-5", 4, 0.20, 20),
-    _claude("claude-fable-5-1", 10, 0.25, 50),
-    _claude("claude-haiku-4-5", 1, None, 5, window=200_000, max_output=64_000, effort=None),
-    _claude("claude-sonnet-4-5", window=200_000, max_output=64_000, effort=None, retires="2026-11-30"),
-)
-_TABLE.update({(model.provider, model.name): model for model in _CLAUDE})
+}
 
 _RETIRED = {
     "gpt-4": "gpt-6.2-sol",

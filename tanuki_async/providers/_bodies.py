@@ -9,7 +9,7 @@ from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tanuki_async._records import Head, JsonValue, Model, Request
+from tanuki_async._records import Head, JsonValue, Model, Request, Turn
 from tanuki_async.providers._abilities import Abilities
 
 _ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
@@ -43,7 +43,8 @@ class Bodies:
             kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
         parts = [kept.begin]
         for turn in request.turns:
-            parts += (_ROLES[turn.role], quote(turn.text), b"}")
+            content = quote(turn.text) if not turn.attachments else self.content(turn, model, abilities)
+            parts += (_ROLES[turn.role], content, b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
@@ -57,6 +58,10 @@ class Bodies:
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
         """Everything after the last turn."""
         return encode_end(head, model, abilities, max_tokens)
+
+    def content(self, turn: Turn, model: Model, abilities: Abilities) -> bytes:
+        """What one message holds that has attachments."""
+        return quote(turn.text)
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
         """Put the parts together."""

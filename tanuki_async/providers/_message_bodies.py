@@ -77,7 +77,7 @@ class MessageBodies(Bodies):
         return body if "stream" in abilities.dropped else body[:-1] + b',"stream":true}'
 
     def content(self, turn: Turn, model: Model, abilities: Abilities) -> bytes:
-        """Write what one message holds: its attachments first, as the vendor advises."""
+        """What one message holds: its attachments first, as the vendor advises."""
         return _texts(turn.text, b"", self._attached(turn, model)) if turn.attachments else quote(turn.text)
 
     def _attached(self, turn: Turn, model: Model) -> bytes:

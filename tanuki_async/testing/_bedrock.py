@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import unquote
@@ -13,8 +12,8 @@ from urllib.parse import unquote
 from tanuki_async._records import JsonSchema, Reply
 from tanuki_async.providers._aws_events import write
 from tanuki_async.testing._http import HttpConnection
-from tanuki_async.testing._streaming import BrokenOffError
-from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, Fault, count_usage, tokens
+from tanuki_async.testing._streaming import Streaming
+from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, count_usage, tokens
 
 _PATH = re.compile(r"^/v1/model/(?P<model>[^/]+)/(?P<action>converse|converse-stream|invoke)$")
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered", "tool_calls": "tool_use"}
@@ -67,46 +66,31 @@ def reply(asked: ConverseRequest | TitanRequest, answer: Answer | Sequence[Seque
     return Reply(status=200, headers=_headers(number, "application/json"), body=json.dumps(body).encode())
 
 
-class ConverseStreaming:
+class ConverseStreaming(Streaming):
     """Writes one answer to one connection, with the events that ConverseStream sends."""
 
     def __init__(
-        self, connection: HttpConnection, request: ConverseRequest, number: int, headers: Mapping[str, str]
+        self, connection: HttpConnection, request: ChatRequest, number: int, headers: Mapping[str, str]
     ) -> None:
-        self._connection, self._request = connection, request
-        self._headers = {**headers, **_headers(number, "application/vnd.amazon.eventstream")}
-        self._said: list[str] = []
+        super().__init__(connection, request, number, headers)
+        self._headers = {**self._headers, **_headers(number, "application/vnd.amazon.eventstream")}
 
-    async def send(self, pieces: AsyncIterator[object], whole: Answer | None, *, pause: float = 0.0) -> None:
-        """Send the pieces as they come. A Fault among them is sent as an exception, or closes the connection."""
-        by_tool = "toolConfig" in self._request.body
-        self._connection.begin(200, self._headers)
-        self._event("messageStart", {"role": "assistant"})
-        async for piece in pieces:
-            if isinstance(piece, Fault):
-                await self._fail(piece)
-                return
-            self._said.append(str(piece))
-            delta = {"toolUse": {"input": str(piece)}} if by_tool else {"text": str(piece)}
-            self._event("contentBlockDelta", {"delta": delta, "contentBlockIndex": 0})
-            if pause:
-                await asyncio.sleep(pause)
-        answer = whole or Answer("".join(self._said))
-        self._event("contentBlockStop", {"contentBlockIndex": 0})
-        self._event("messageStop", {"stopReason": _reason(self._request, answer)})
-        self._event("metadata", _counts(self._request, answer))
+    def _open(self) -> None:
+        self._frame("messageStart", {"role": "assistant"})
 
-    async def _fail(self, fault: Fault) -> None:
-        if fault.reply is not None:
-            headers = {":message-type": "exception", ":exception-type": "throttlingException"}
-            self._connection.chunk(write(headers, fault.reply.body))
-            return
-        if fault.then == "hang":
-            await asyncio.get_running_loop().create_future()
-        self._connection.close(at_once=fault.then == "abort")
-        raise BrokenOffError
+    def _piece(self, text: str) -> None:
+        delta = {"toolUse": {"input": text}} if "toolConfig" in self._request.body else {"text": text}
+        self._frame("contentBlockDelta", {"delta": delta, "contentBlockIndex": 0})
 
-    def _event(self, name: str, fields: Mapping[str, Any]) -> None:
+    def _close(self, answer: Answer) -> None:
+        self._frame("contentBlockStop", {"contentBlockIndex": 0})
+        self._frame("messageStop", {"stopReason": _reason(self._request, answer)})
+        self._frame("metadata", _counts(self._request, answer))
+
+    def _error(self, body: bytes) -> None:
+        self._connection.chunk(write({":message-type": "exception", ":exception-type": "throttlingException"}, body))
+
+    def _frame(self, name: str, fields: Mapping[str, Any]) -> None:
         headers = {":event-type": name, ":content-type": "application/json", ":message-type": "event"}
         self._connection.chunk(write(headers, json.dumps(fields).encode()))
 
@@ -130,14 +114,14 @@ def _content(asked: ConverseRequest, answer: Answer) -> list[dict[str, Any]]:
     return [{"text": answer.text}]
 
 
-def _reason(asked: ConverseRequest, answer: Answer) -> str:
+def _reason(asked: ChatRequest, answer: Answer) -> str:
     if answer.refusal is not None:
         return "content_filtered"
     by_tool = "toolConfig" in asked.body and answer.finish_reason == "stop"
     return "tool_use" if by_tool else _REASONS[answer.finish_reason]
 
 
-def _counts(asked: ConverseRequest, answer: Answer) -> dict[str, Any]:
+def _counts(asked: ChatRequest, answer: Answer) -> dict[str, Any]:
     usage = count_usage(asked.messages, answer)
     counted = {
         "inputTokens": usage.input_tokens - usage.cached_tokens,

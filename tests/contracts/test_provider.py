@@ -23,6 +23,7 @@ from tanuki_async._errors import (
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Model, Request, Turn
 from tanuki_async.abc import Provider
+from tanuki_async.providers.anthropic import Anthropic
 from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.bedrock import Bedrock
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
@@ -43,9 +44,11 @@ MAKERS: dict[str, Callable[[str], Provider]] = {
     "openai": lambda url: OpenAI(KEY, url),
     "together": lambda url: TogetherAI(KEY, url),
     "anyscale": lambda url: Anyscale(KEY, url),
+    "anthropic": lambda url: Anthropic(KEY, url),
     "bedrock": lambda url: Bedrock(KEY, base_url=url),
     "compatible": lambda url: OpenAICompatible(url, api_key=KEY),
 }
+WITHOUT_EMBEDDINGS = {"anthropic"}
 
 
 @dataclass
@@ -69,7 +72,7 @@ class Setup:
 
 @pytest.fixture(params=list(MAKERS))
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
-    async with LoopbackServer() as server:
+    async with LoopbackServer(strict=True, api_key=KEY) as server:
         http = Connections()
         yield Setup(MAKERS[request.param](server.url), server, http)
         await http.aclose()
@@ -166,6 +169,10 @@ async def test_many_calls_at_once_do_not_mix_their_answers(setup: Setup) -> None
 
 async def test_embeddings_come_one_per_text_in_order(setup: Setup) -> None:
     texts = ["cats", "dogs", "cats"]
+    if setup.provider.name in WITHOUT_EMBEDDINGS:
+        with pytest.raises(RequestRejectedError, match="no embeddings"):
+            await setup.provider.embed(setup.model, texts, setup.http)
+        return
     vectors, usage = await setup.provider.embed(setup.provider.model("text-embedding-3-small"), texts, setup.http)
     assert len(vectors) == 3
     assert vectors[0] == vectors[2] != vectors[1]
