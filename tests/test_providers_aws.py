@@ -211,6 +211,8 @@ async def test_who_asks_may_be_cancelled_without_harm_to_others() -> None:
     await asyncio.sleep(0)
     first.cancel()
     assert (await second).access == "AKID2"
+    await asyncio.sleep(0)
+    assert chain._finding == {}
 
 
 # Addresses and API keys

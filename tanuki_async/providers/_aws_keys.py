@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from tanuki_async._errors import SettingsError, clip
 from tanuki_async.providers._aws_signature import Keys
@@ -34,7 +33,7 @@ class KeyChain:
         self._found: Any = None  # botocore's credentials, which know when they end
         self._keys: Keys | None = None
         self._lock = threading.Lock()
-        self._finding: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Keys]] = WeakKeyDictionary()
+        self._finding: dict[asyncio.AbstractEventLoop, asyncio.Task[Keys]] = {}  # while they run
 
     async def keys(self) -> Keys:
         """Return credentials that are valid now. SettingsError where there are none."""
@@ -44,9 +43,15 @@ class KeyChain:
             return keys
         loop = asyncio.get_running_loop()
         task = self._finding.get(loop)
-        if task is None or task.done():
+        if task is None:
             task = self._finding[loop] = loop.create_task(self._find(), name="tanuki_async: find AWS credentials")
+            task.add_done_callback(self._end)
         return await asyncio.shield(task)
+
+    def _end(self, task: asyncio.Task[Keys]) -> None:
+        del self._finding[task.get_loop()]  # it would keep its loop
+        if not task.cancelled():
+            task.exception()  # seen: whoever still waits raises it
 
     def forget(self) -> bool:
         """Look credentials up anew at the next call, since those are refused. False where that would change nothing."""
