@@ -176,8 +176,8 @@ async def one_of(desk: Desk, able: Sequence[Teacher], question: Question) -> Par
 async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
     """Ask until an answer fits the type, each time with the complaint about the one before; then remember it."""
     request = Request(model=teacher.model, head=desk.head, turns=(question.turn,), size=question.size)
-    attempts: list[str] = []
-    complaints: list[str] = []
+    attempts: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
     wire = desk.spec.wire
     assert wire is not None  # embeddings are not conversations
     while len(attempts) <= desk.options.max_repairs:
@@ -189,11 +189,10 @@ async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
             remember(desk, teacher, question.bound, parsed.output_json, repaired=bool(attempts))
             return parsed
         complaint = CUT_OFF if completion.truncated else parsed.text
-        attempts.append(completion.text)
-        complaints.append(complaint)
+        attempts, complaints = (*attempts, completion.text), (*complaints, complaint)
         turns = prompt.repair(request.turns, completion.text, complaint)
         request = Request(model=teacher.model, head=desk.head, turns=turns)
-    raise OutputError(desk.spec.name, desk.spec.output_text, tuple(attempts), tuple(complaints))
+    raise OutputError(desk.spec.name, desk.spec.output_text, attempts, complaints)
 
 
 def ask(desk: Desk, teacher: Teacher, request: Request, question: Question) -> Coroutine[Any, Any, Completion]:

@@ -86,7 +86,7 @@ class Wire:
 
     def dump(self, value: Any) -> bytes:
         """Write a value as natural JSON that `load` reads back. Sets are put in a fixed order."""
-        output = self.adapter.serializer.to_json(value, by_alias=self.by_alias, round_trip=True, warnings="none")
+        output = self.adapter.serializer.to_json(value, by_alias=self.by_alias, round_trip=True, warnings=False)
         if self.unordered and self.shape:
             return to_json(self.shape.decode(self.shape.encode(from_json(output))))
         return output
