@@ -11,16 +11,19 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import AnswerSchema, Completion, Head, Model, Request, Training, Turn
 from tanuki_async.providers.bedrock import Bedrock
+
+TypeAdapter(int)  # pydantic looks for its plugins on disk, once; patched functions always come first
 
 MINISTACK = os.environ.get("TANUKI_TEST_MINISTACK") or shutil.which("ministack")
 pytestmark = [
@@ -60,6 +63,13 @@ def _wait_for(url: str) -> None:
 
 
 @pytest.fixture
+async def http() -> AsyncIterator[Connections]:
+    http = Connections()
+    yield http
+    await http.aclose()
+
+
+@pytest.fixture
 def bedrock(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bedrock:
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
@@ -78,9 +88,8 @@ def bedrock(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bedrock:
     ],
 )
 async def test_models_of_each_family_answer_at_once_and_in_pieces(
-    bedrock: Bedrock, name: str, wire_format: str | None
+    bedrock: Bedrock, http: Connections, name: str, wire_format: str | None
 ) -> None:
-    http = Connections()
     model: Model = replace(bedrock.model(name), wire_format=wire_format)
     request = Request(model=model, head=HEAD, turns=(Turn("user", "I love you"),))
     completion = await bedrock.complete(request, http)
@@ -89,11 +98,9 @@ async def test_models_of_each_family_answer_at_once_and_in_pieces(
     *texts, last = [piece async for piece in bedrock.stream(request, http)]
     assert isinstance(last, Completion)
     assert "".join(map(str, texts)) == last.text == completion.text
-    await http.aclose()
 
 
-async def test_trainings_and_batches_are_started_found_and_stopped(bedrock: Bedrock) -> None:
-    http = Connections()
+async def test_trainings_and_batches_are_started_found_and_stopped(bedrock: Bedrock, http: Connections) -> None:
     await make_bucket(bedrock, http)
     line = b'{"messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}]}'
     training = Training(base="amazon.nova-micro-v1:0:128k", tag="abc", lines=(line,), epochs=2)
@@ -108,7 +115,6 @@ async def test_trainings_and_batches_are_started_found_and_stopped(bedrock: Bedr
     control: Any = bedrock.batches._control
     lines = [line async for line in control.lines(http, "s3://tanuki/jobs/tanuki-b/requests.jsonl")]
     assert len(lines) == 100
-    await http.aclose()
 
 
 async def make_bucket(bedrock: Bedrock, http: Connections) -> None:
