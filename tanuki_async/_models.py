@@ -6,8 +6,10 @@ A model that is not here works all the same: its provider assumes little and lea
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tanuki_async._errors import SettingsError
-from tanuki_async._records import Attached, Model
+from tanuki_async._records import Attached, Model, Structured
 
 AS_OF = "2026-11-22"
 
@@ -103,6 +105,70 @@ _CLAUDE = (
     _claude("claude-sonnet-4-5", window=200_000, max_output=64_000, effort=None, retires="2026-11-30"),
 )
 
+
+def _on_bedrock(
+    name: str,
+    window: int,
+    max_output: int | None,
+    price_input: float,
+    price_cached: float | None,
+    price_output: float,
+    *,
+    sees: bool = True,
+    structured: Structured = "json_schema",
+    effort: str | None = None,
+    retires: str | None = None,
+) -> Model:
+    return Model(
+        provider="bedrock",
+        name=name,
+        context_window=window,
+        max_output=max_output,
+        structured=structured,
+        reasoning_effort=effort,
+        attachments=ANYTHING if sees else frozenset(),
+        price_input=price_input,
+        price_cached=price_cached,
+        price_output=price_output,
+        retires=retires,
+        as_of=AS_OF,
+    )
+
+
+_LLAMA_ENDS = "2027-03-30"
+_BEDROCK = (  # ids without the prefix of an inference profile; prices are those of `global.` and of a single region
+    _on_bedrock("anthropic.claude-haiku-5-5", 1_000_000, 128_000, 0.10, 0.01, 0.50),
+    _on_bedrock("anthropic.claude-sonnet-5-5", 1_000_000, 128_000, 2, 0.10, 10, effort="low"),
+    _on_bedrock("anthropic.claude-opus-5-5", 1_000_000, 128_000, 4, 0.20, 20, effort="low"),
+    _on_bedrock("anthropic.claude-fable-5-1", 1_000_000, 128_000, 10, 0.25, 50, effort="low"),
+    _on_bedrock("amazon.nova-micro-v1:0", 128_000, 10_000, 0.035, 0.009, 0.14, sees=False, structured="tool"),
+    _on_bedrock("amazon.nova-lite-v1:0", 300_000, 10_000, 0.06, 0.015, 0.24, structured="tool"),
+    _on_bedrock("amazon.nova-pro-v1:0", 300_000, 10_000, 0.80, 0.20, 3.20, structured="tool"),
+    _on_bedrock("amazon.nova-2-lite-v1:0", 1_000_000, 64_000, 0.30, 0.075, 2.50, structured="tool"),
+    _on_bedrock("amazon.nova-premier-v1:0", 1_000_000, 10_000, 2.50, None, 12.50, structured="tool"),
+    _on_bedrock(
+        "meta.llama3-3-70b-instruct-v1:0", 128_000, 4_096, 0.72, None, 0.72, sees=False, structured="tool",
+        retires=_LLAMA_ENDS,
+    ),
+    _on_bedrock(
+        "meta.llama4-maverick-17b-instruct-v1:0", 128_000, 4_096, 0.24, None, 0.97, sees=False, structured="tool",
+        retires=_LLAMA_ENDS,
+    ),
+    _on_bedrock(
+        "meta.llama4-scout-17b-instruct-v1:0", 128_000, 4_096, 0.17, None, 0.66, sees=False, structured="tool",
+        retires=_LLAMA_ENDS,
+    ),
+    _on_bedrock("openai.gpt-oss-120b-1:0", 128_000, None, 0.15, None, 0.60, sees=False),
+    _on_bedrock("openai.gpt-6-luna", 922_000, 128_000, 0.10, 0.01, 0.50, sees=False),
+    _on_bedrock("openai.gpt-6.1-sol", 922_000, 128_000, 2, 0.10, 10, sees=False),
+    _on_bedrock("amazon.titan-embed-text-v1", 8_192, None, 0.10, None, 0, sees=False, structured="none"),
+    _on_bedrock("amazon.titan-embed-text-v2:0", 8_192, None, 0.02, None, 0, sees=False, structured="none"),
+    replace(
+        _on_bedrock("amazon.titan-text-express-v1", 8_000, 8_000, 0.20, None, 0.60, sees=False, structured="none"),
+        wire_format="titan",
+    ),
+)  # fmt: skip
+
 _TABLE: dict[tuple[str, str], Model] = {
     (model.provider, model.name): model
     for model in (
@@ -120,6 +186,7 @@ _TABLE: dict[tuple[str, str], Model] = {
         _embedder("text-embedding-3-large", 0.13),
         _embedder("text-embedding-ada-002", 0.10),
         *_CLAUDE,
+        *_BEDROCK,
     )
 }
 

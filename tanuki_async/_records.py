@@ -76,6 +76,7 @@ class Model:
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning_effort: str | None = None  # sent as it is; None sends nothing
     attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
+    wire_format: str | None = None  # in which of its provider's formats it is asked; None: the usual one
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None

@@ -115,6 +115,8 @@ EXPECTED: dict[str, Expected] = {
 
 def recorded() -> Iterator[tuple[str, Reply]]:
     for path in sorted(FIXTURES.glob("*/error*.json")):
+        if path.parent.name == "bedrock":  # a shape of its own, on two doors: see test_providers_bedrock.py
+            continue
         name, content = f"{path.parent.name}/{path.stem}", json.loads(path.read_text())
         if path.stem == "errors":
             for key, answer in content.items():

@@ -1,4 +1,4 @@
-"""Reads the content of a message in OpenAI's or Anthropic's form: its text, and what is attached to it."""
+"""Reads the content of a message in OpenAI's, Anthropic's or Bedrock's form: its text, and what is attached to it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import base64
 from typing import Any, cast
 
 from tanuki_async._records import Attached, Attachment
+
+_KINDS: dict[Attached, str] = {"image": "image", "document": "application"}
+"""How the media type of a block in Bedrock's form begins."""
 
 
 def content_text(content: object) -> str:
@@ -26,6 +29,10 @@ def attachments_in(content: object) -> tuple[Attachment, ...]:
             found.append(_attachment("document", part["file"]["file_data"]))
         elif part.get("type") in ("image", "document"):
             found.append(_from_source(part["type"], part["source"]))
+        elif kind := next((kind for kind in _KINDS if kind in part), None):
+            block = part[kind]
+            data = base64.b64decode(block["source"]["bytes"], validate=True)
+            found.append(Attachment(kind=kind, media_type=f"{_KINDS[kind]}/{block['format']}", data=data))
     return tuple(found)
 
 

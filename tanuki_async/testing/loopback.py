@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _anthropic, _openai
+from tanuki_async.testing import _anthropic, _bedrock, _openai
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
@@ -249,16 +249,14 @@ class LoopbackServer:
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
+        if request.method == "POST" and _bedrock.is_bedrock(request.path):
+            return self._ask_bedrock(request)
         if route in (("POST", CHAT), ("POST", MESSAGES)):
             read, check = _FACES[request.path]
             chat = read(_json_body(request), request.headers)
             self.requests.append(chat)
             self._check(lambda body: check(body, request.headers), chat.body)
-            answer = self._chat.next_answer(chat)
-            if isinstance(answer, AsyncIterator):
-                pieces = cast("AsyncIterator[object]", answer)
-                return chat, pieces if chat.body.get("stream") else joined(pieces)
-            return chat, answer
+            return chat, self._next_chat(chat)
         if route == ("POST", EMBEDDINGS):
             texts = _openai.read_embedding(_json_body(request), request.headers)
             self.requests.append(texts)
@@ -270,6 +268,20 @@ class LoopbackServer:
         return request, Fault.status(
             404, message=f"Unknown request URL: {request.method} {request.path}", code="unknown_url"
         )
+
+    def _ask_bedrock(self, request: HttpRequest) -> tuple[object, object]:
+        asked = _bedrock.read(request.path, _json_body(request), request.headers)
+        self.requests.append(asked)
+        if isinstance(asked, EmbeddingRequest):
+            return asked, self._embedding.next_answer(asked)
+        return asked, self._next_chat(asked)
+
+    def _next_chat(self, chat: ChatRequest) -> object:
+        answer = self._chat.next_answer(chat)
+        if isinstance(answer, AsyncIterator):
+            pieces = cast("AsyncIterator[object]", answer)
+            return pieces if chat.body.get("stream") else joined(pieces)
+        return answer
 
     def _check(self, check: Callable[[Mapping[str, Any]], None], body: Mapping[str, Any]) -> None:
         if body.get("stream") and not self.streams:
@@ -308,7 +320,7 @@ class LoopbackServer:
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
         headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            kind = _anthropic.MessageStreaming if isinstance(asked, _anthropic.MessageRequest) else Streaming
+            kind = _STREAMS.get(type(asked), Streaming)
             await kind(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
@@ -330,6 +342,10 @@ class LoopbackServer:
             return _anthropic.fault_of(answer)
         if isinstance(answer, Reply | Fault):
             return answer
+        if isinstance(asked, _bedrock.ConverseRequest):
+            return _bedrock.reply(asked, as_answer(answer, asked.schema), self.served)
+        if isinstance(asked, _bedrock.TitanRequest):
+            return _bedrock.reply(asked, cast("Sequence[Sequence[float]]", answer), self.served)
         if isinstance(asked, _anthropic.MessageRequest):
             body = _anthropic.write_message(asked, as_answer(answer, asked.schema), self.served)
         elif isinstance(asked, ChatRequest):
@@ -380,6 +396,10 @@ _FACES: dict[str, tuple[Callable[..., ChatRequest], Callable[[Mapping[str, Any],
 }
 """How the chats of each vendor are read, and what it refuses."""
 
+_STREAMS: dict[type[ChatRequest], type[Streaming]] = {
+    _anthropic.MessageRequest: _anthropic.MessageStreaming,
+    _bedrock.ConverseRequest: _bedrock.ConverseStreaming,
+}
 _BAD_KEY = Fault.status(401, message="Incorrect API key provided.")
 
 
