@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 
 import tanuki_async as tanuki
 from tanuki_async._errors import (
+    AttachmentRefusedError,
     AuthenticationError,
     ProviderError,
     ProviderUnavailableError,
@@ -429,6 +430,25 @@ async def test_what_is_refused_is_given_up_for_good(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    ("attachment", "complaint"),
+    [
+        (PNG, "messages.0.content.0: image inputs are not supported by this model"),
+        (PDF, "This model does not support document inputs."),
+    ],
+)
+async def test_a_model_that_looks_at_nothing_is_asked_so_once(
+    http: Connections, attachment: Attachment, complaint: str
+) -> None:
+    async with LoopbackServer([refused(complaint), "{}"], strict=True) as server:
+        provider = Anthropic(KEY, server.url)
+        for _ in range(2):
+            with pytest.raises(AttachmentRefusedError, match=f"takes no {attachment.kind}s"):
+                await provider.complete(request_to(provider, turns=(Turn("user", "x", (attachment,)),)), http)
+        assert server.served == 1
+        assert (await provider.complete(request_to(provider), http)).text == "{}"
+
+
 async def test_the_form_of_the_answer_goes_down_its_ladder(http: Connections) -> None:
     def answer(request: ChatRequest) -> object:
         if "format" in request.body.get("output_config", {}):
@@ -450,6 +470,7 @@ async def test_the_form_of_the_answer_goes_down_its_ladder(http: Connections) ->
         "temperature: Extra inputs are not permitted",
         "messages.0.content: text content blocks must be non-empty",
         "max_tokens: 200000 > 128000, which is the maximum allowed",
+        "messages.0.content.0.source: the image format is not supported",
     ],
 )
 async def test_what_is_wrong_rather_than_unknown_is_not_tried_another_way(http: Connections, complaint: str) -> None:

@@ -61,7 +61,8 @@ def _not_seen(message: str, body: bytes) -> Attached | None:
     """Tell which kind of attachment a model does not take; None where the complaint is about something else."""
     kinds: tuple[tuple[Attached, bytes], ...] = (("image", b'{"type":"image"'), ("document", b'{"type":"document"'))
     for kind, part in kinds:
-        if part in body and re.search(rf"\b{kind}s?\b(?: inputs?| blocks?| content)?.{{0,20}} not support", message):
+        named = rf"\b{kind}s?(?: inputs?| blocks?)?"
+        if part in body and re.search(rf"{named} (?:is|are) not support|not support {named}(?=$|[.,;])", message):
             return kind
     return None
 

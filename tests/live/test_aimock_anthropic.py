@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal
 
@@ -58,9 +59,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 socket.create_connection(("127.0.0.1", port), timeout=1).close()
                 break
             except OSError:
-                process_ended = process.poll()
-                assert process_ended is None, f"aimock ended with {process_ended}"
-                subprocess.run(["sleep", "0.1"], check=True)
+                assert process.poll() is None, "aimock did not start"
+                time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
         process.terminate()
 
