@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tanuki_async._codec.types import Embedding
     from tanuki_async._errors import (
         AlignmentError,
+        AttachmentRefusedError,
         AuthenticationError,
         BudgetExceededError,
         CallTimeoutError,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         TanukiError,
         UsageError,
     )
+    from tanuki_async._media import Document, Image
     from tanuki_async._patch import patch
     from tanuki_async._records import Budget, Example, Hedge, Limits, Model, Usage
     from tanuki_async._runtime import Statistics, Tanuki, configure, flush
@@ -45,6 +47,7 @@ _BEHIND = {
     "_align": ("align",),
     "_amap": ("amap",),
     "_codec.types": ("Embedding",),
+    "_media": ("Document", "Image"),
     "_patch": ("patch",),
     "_records": ("Budget", "Example", "Hedge", "Limits", "Model", "Usage"),
     "_runtime": ("Statistics", "Tanuki", "configure", "flush"),
@@ -53,14 +56,17 @@ _PLACES = {name: place for place, names in _BEHIND.items() for name in names}
 
 __all__ = [
     "AlignmentError",
+    "AttachmentRefusedError",
     "AuthenticationError",
     "Budget",
     "BudgetExceededError",
     "CallTimeoutError",
     "Description",
+    "Document",
     "Embedding",
     "Example",
     "Hedge",
+    "Image",
     "InputError",
     "Limits",
     "Model",

@@ -18,6 +18,7 @@ from tanuki_async._codec.describe import Call
 from tanuki_async._codec.parse import Parsed
 from tanuki_async._desk import Desk
 from tanuki_async._errors import (
+    AttachmentRefusedError,
     AuthenticationError,
     BudgetExceededError,
     CallTimeoutError,
@@ -39,6 +40,7 @@ logger = logging.getLogger("tanuki_async.call")
 CUT_OFF = "It was cut off before its end. Answer again, as briefly as the schema allows."
 
 TAKE_OVER = (
+    AttachmentRefusedError,
     AuthenticationError,
     ProviderUnavailableError,
     ProviderUnreachableError,
@@ -151,9 +153,9 @@ def from_teachers(
 
 
 def fitting(desk: Desk, turn: Turn, size: int) -> Sequence[Teacher]:
-    """Return the teachers whose window takes the prompt. PromptTooLongError where there is none."""
+    """Return the teachers whose window takes the prompt, and who take what is attached; an error where none does."""
     return _route.fitting(
-        desk.teachers,
+        desk.taking(turn) if desk.spec.media else desk.teachers,
         size,
         function=desk.spec.name,
         largest=lambda: desk.largest_part(turn),
@@ -176,8 +178,8 @@ async def one_of(desk: Desk, able: Sequence[Teacher], question: Question) -> Par
 async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
     """Ask until an answer fits the type, each time with the complaint about the one before; then remember it."""
     request = Request(model=teacher.model, head=desk.head, turns=(question.turn,), size=question.size)
-    attempts: list[str] = []
-    complaints: list[str] = []
+    attempts: tuple[str, ...] = ()
+    complaints: tuple[str, ...] = ()
     wire = desk.spec.wire
     assert wire is not None  # embeddings are not conversations
     while len(attempts) <= desk.options.max_repairs:
@@ -189,11 +191,10 @@ async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
             remember(desk, teacher, question.bound, parsed.output_json, repaired=bool(attempts))
             return parsed
         complaint = CUT_OFF if completion.truncated else parsed.text
-        attempts.append(completion.text)
-        complaints.append(complaint)
+        attempts, complaints = (*attempts, completion.text), (*complaints, complaint)
         turns = prompt.repair(request.turns, completion.text, complaint)
         request = Request(model=teacher.model, head=desk.head, turns=turns)
-    raise OutputError(desk.spec.name, desk.spec.output_text, tuple(attempts), tuple(complaints))
+    raise OutputError(desk.spec.name, desk.spec.output_text, attempts, complaints)
 
 
 def ask(desk: Desk, teacher: Teacher, request: Request, question: Question) -> Coroutine[Any, Any, Completion]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from tanuki_async._answers import Answers, Flights
@@ -12,11 +12,12 @@ from tanuki_async._budget import Purse
 from tanuki_async._clock import Clock
 from tanuki_async._codec import prompt
 from tanuki_async._codec.describe import FunctionSpec
+from tanuki_async._codec.tokens import turn_tokens
 from tanuki_async._deadlines import Deadlines
 from tanuki_async._hedge import Hedger
 from tanuki_async._pool.pool import Pool
 from tanuki_async._records import Example, Head, Turn
-from tanuki_async._route import Teacher, room
+from tanuki_async._route import Teacher, room, taking
 from tanuki_async._settings import Options
 from tanuki_async._tally import Tally
 from tanuki_async.abc import Student
@@ -100,7 +101,8 @@ class Desk:
         self.patches = patches  # the dataset that calls are remembered in
         self.remember, self.spawn = remember, spawn
         self.deadlines = Deadlines(options.timeout)
-        self.roomy = room(teachers, options.generation_params.max_new_tokens)
+        # A prompt of more tokens needs a look at who takes it; so does each that may have something attached.
+        self.roomy = -1 if spec.media else room(teachers, options.generation_params.max_new_tokens)
         self.apprentice: Apprentice = NoApprentice()
         self.tally = tally
         self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two
@@ -150,12 +152,17 @@ class Desk:
         if self.answers is not None:
             self.answers.learn(self.spec, example)
 
+    def taking(self, turn: Turn) -> Sequence[Teacher]:
+        """Return the teachers that take what is attached to `turn` and to the examples before it."""
+        return taking(self.teachers, (*self.head.examples, turn), function=self.spec.name)
+
     def largest_part(self, turn: Turn) -> str:
         """Name what makes a prompt long, for the message of an error."""
-        examples = sum(len(each.text) for each in self.head.examples)
+        examples = sum(4 * turn_tokens(each) for each in self.head.examples)
         parts = {
             "the arguments": len(turn.text),
             "the aligned examples": examples,
             "the docstring and answer schema": len(self.head.system),
+            "what is attached": 4 * sum(each.tokens for each in turn.attachments),
         }
         return max(parts, key=lambda part: parts[part])

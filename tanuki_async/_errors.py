@@ -15,6 +15,7 @@ TanukiError
 │   ├── QuotaExceededError          429 or 402: the account is empty; waiting does not help
 │   ├── AuthenticationError         401 or 403: the key is wrong or lacks a right
 │   ├── RequestRejectedError        400, 404, 413, 422: the request is wrong
+│   │   └── AttachmentRefusedError  the model takes no images, or no documents
 │   └── RefusalError                the model declined to answer
 ├── CallTimeoutError (TimeoutError) the call's deadline passed
 ├── OutputError (TypeError)         the model never answered with a value of the declared type
@@ -159,6 +160,10 @@ class RequestRejectedError(ProviderError):
 
     parameter: str | None = None
     code: str | None = None
+
+
+class AttachmentRefusedError(RequestRejectedError):
+    """The model takes no images, or no documents, or not in this form; another one may."""
 
 
 class RefusalError(ProviderError):

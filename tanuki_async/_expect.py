@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -13,9 +14,12 @@ from pydantic_core import PydanticSerializationError
 
 from tanuki_async._codec.bind import complaint_text
 from tanuki_async._codec.describe import Call
+from tanuki_async._codec.media import KEPT
 from tanuki_async._errors import AlignmentError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._records import Example
+
+logger = logging.getLogger("tanuki_async.align")
 
 _OURS = str(Path(__file__).parent)
 
@@ -113,7 +117,14 @@ class Lesson:
             refuse(f"{answer!r} does not fit {wanted}: {complaint_text(error)}", "")
         if value != answer:
             refuse(f"{answer!r} is no {wanted}", f"write {value!r}")
-        self.examples.append((function, _example(expectation.call, output)))
+        example = _example(expectation.call, output)
+        if spec.media and spec.turn_of(example.args, example.kwargs) is None:
+            logger.warning(
+                "%s(): an aligned image or document is larger than the %d KiB that a record keeps; "
+                "the example is neither shown nor trained on; make it smaller",
+                spec.name, KEPT // 1024,
+            )  # fmt: skip
+        self.examples.append((function, example))
         self._close(expectation)
 
     def learn_pair(self, left: Expectation, right: Expectation, *, alike: bool) -> None:

@@ -205,6 +205,7 @@ class Library:
             name=spec.name,
             closed=spec.closed,
             inputs_of=spec.inputs_of,
+            media=bool(spec.media),
             environment_id=options.environment_id,
             student_model=student if student is None or isinstance(student, str) else tuple(student),
             distill_after=options.distill_after,

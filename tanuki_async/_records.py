@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
 JsonSchema: TypeAlias = "dict[str, JsonValue]"
 
-Structured = Literal["json_schema", "json_object", "none"]
-"""How a model is made to answer in JSON: a strict schema, JSON mode, or instructions alone."""
+Structured = Literal["json_schema", "json_object", "tool", "none"]
+"""How a model is made to answer in JSON: a strict schema, JSON mode, a tool that it must use, or instructions alone."""
 
 Attached = Literal["image", "document"]
 """What may be attached to a message."""
@@ -18,8 +18,11 @@ Attached = Literal["image", "document"]
 When = Literal["always", "without_effort", "never"]
 """Whether a model takes something: a model that reasons may take it only with the effort "none"."""
 
-SchemaDialect = Literal["openai_strict", "openai_strict_ft", "plain"]
+SchemaDialect = Literal["openai_strict", "openai_strict_ft", "anthropic", "plain"]
 """Which keywords a schema may have that a model is sent."""
+
+FILE_NAME = "document.pdf"
+"""What a document is called where a format wants a name: never its own, which is not the model's business."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,7 @@ class Model:
     chat_tools: When = "always"
     attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
     dimensions: int | None = None  # of an embedding
+    wire_format: str | None = None  # in which of its provider's formats it is asked; None: the usual one
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None
@@ -185,8 +189,9 @@ class Attachment:
 
     kind: Attached
     media_type: str  # image/png, application/pdf …
-    data: bytes | None = None
-    url: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+    url: str | None = field(default=None, repr=False)  # what follows its `?` may be a key
+    tokens: int = field(default=0, compare=False)  # about how much of a prompt it takes
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ BUILT_IN = {
     "openai": ("tanuki_async.providers.openai", "OpenAI"),
     "together": ("tanuki_async.providers.together", "TogetherAI"),
     "anyscale": ("tanuki_async.providers.anyscale", "Anyscale"),
+    "bedrock": ("tanuki_async.providers.bedrock", "Bedrock"),
+    "anthropic": ("tanuki_async.providers.anthropic", "Anthropic"),
 }
 """Providers that are made from the environment when a model names them; each module is imported only then."""
 

@@ -142,6 +142,7 @@ class Provider(ABC):
 
         Raises RefusalError for a refusal and a RateLimitedError with `retry_after` in seconds where told. An answer
         that was cut off is a Completion with `truncated` set.
+        What is attached to a turn is sent, or AttachmentRefusedError raised, upon which the next teacher is asked.
         """
 
     async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:

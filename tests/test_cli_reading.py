@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from _pictures import png
 
 import tanuki_async as tanuki
 from tanuki_async._cli import main
@@ -159,6 +160,27 @@ def test_recorded_text_is_neither_markup_nor_a_command_to_the_terminal(
     assert "[bold]file[/bold]" in printed
     assert "[red]" in printed
     assert "\x1b" not in printed
+
+
+@tanuki.patch
+async def look(photo: tanuki.Image, pages: list[tanuki.Image]) -> int:
+    """Count."""
+
+
+def test_a_recorded_image_is_shown_by_its_kind_and_whole_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def use() -> None:
+        async with tanuki.Tanuki(storage=tmp_path, providers=[FakeProvider()], teacher_models="fake:teacher"):
+            await look(png(1), [png(2)])
+
+    asyncio.run(use())
+    example = json_of(capsys, "examples", "look", "--dir", str(tmp_path))
+    assert example["args"] == [png(1).record(), [png(2).record()]]
+    assert main(["examples", "look", "--dir", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "image/png" in printed
+    assert "iVBOR" not in printed
 
 
 def test_looking_changes_nothing(data: str, capsys: pytest.CaptureFixture[str]) -> None:

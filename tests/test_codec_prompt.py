@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from _pictures import png
 from pydantic import BaseModel, Field
 
+from tanuki_async import Document, Image
 from tanuki_async._codec.describe import describe
 from tanuki_async._codec.prompt import EXAMPLES, SHOWN_ANSWER, head, input_turn, repair, training_line
 from tanuki_async._codec.tokens import size
@@ -46,6 +48,10 @@ async def count_words(text: str) -> dict[str, int]:
     """Count the words that matter."""
 
 
+async def compare(before: Image, after: Image, *, plan: Document | None = None) -> bool:
+    """Tell whether something was built that the plan does not show."""
+
+
 async def joke() -> str:
     """Tell a joke."""
 
@@ -56,6 +62,12 @@ CALLS = {
     "read_invoices": (read_invoices, (["a"], "b"), {}, ()),
     "count_words": (count_words, ("a b a",), {}, ()),
     "joke": (joke, (), {}, ()),
+    "compare": (
+        compare,
+        (png(1), png(2)),
+        {"plan": Document(b"%PDF-1.7 plan")},
+        (Example(args=(png(3).record(), png(3).record()), kwargs={}, output=False, source="align"),),
+    ),
     "classify_with_examples": (
         classify,
         ("I like you",),
@@ -75,8 +87,11 @@ CALLS = {
 
 
 def written(head: Head, turns: tuple[Turn, ...]) -> str:
-    parts = [("system", head.system), *((turn.role, turn.text) for turn in (*head.examples, *turns))]
-    return "".join(f"=== {role}\n{text}\n" for role, text in parts)
+    parts = [f"=== system\n{head.system}\n"]
+    for turn in (*head.examples, *turns):
+        attached = "".join(f"[{each.media_type}]\n" for each in turn.attachments)
+        parts.append(f"=== {turn.role}\n{turn.text}\n{attached}")
+    return "".join(parts)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -189,12 +204,37 @@ def test_a_repair_clips_a_long_answer_and_never_sends_an_empty_one():
     assert repair((), "", "c")[0].text
 
 
+def test_a_training_line_carries_images_as_parts_and_those_that_were_not_kept_make_none():
+    spec = describe(compare)
+    example = Example(args=(png(1).record(), png(2).record()), kwargs={"plan": None}, output=True, source="call")
+    gone = Example(args=(png(1).record(most=0), png(2).record()), kwargs={}, output=True, source="call")
+
+    user = json.loads(training_line(spec, example) or b"")["messages"][1]
+
+    assert user["content"][0] == {"type": "text", "text": '{"before":{"image":1},"after":{"image":2},"plan":null}'}
+    assert [part["image_url"]["url"][:22] for part in user["content"][1:]] == ["data:image/png;base64,"] * 2
+    assert training_line(spec, gone) is None
+    assert head(spec, [gone]).examples == ()
+
+
+def test_attached_images_count_towards_the_tokens_of_examples():
+    spec = describe(compare)
+    examples = [
+        Example(args=(png(n).record(), png(9).record()), kwargs={}, output=True, source="align") for n in range(8)
+    ]
+
+    shown = head(spec, examples, tokens=2_000).examples
+
+    assert len(shown) == 6  # an image takes at least 258 tokens, and each example has two
+    assert size(head(spec, examples, tokens=2_000), ()) - size(head(spec), ()) > 6 * 258
+
+
 def test_a_function_that_embeds_has_no_prompt():
     class Spec:
         name, signature, doc, wire = "embed", "def embed(text: str) -> Embedding", "", None
 
-        def text_of(self, args, kwargs):
-            return ""
+        def turn_of(self, args, kwargs):
+            return Turn("user", "")
 
     with pytest.raises(TypeError, match="embed"):
         head(Spec())

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AliasChoices,
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
@@ -34,6 +35,7 @@ from tanuki_async._codec.limits import depth, within_limits
 from tanuki_async._codec.reader import InexpressibleError
 from tanuki_async._codec.schema import dialect, wire
 from tanuki_async._codec.strict import strict
+from tanuki_async.testing import _strict_anthropic
 
 BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
@@ -323,6 +325,52 @@ def test_any_value_of_any_type_survives_the_wire(data):
         check_strict(dialect(made.answer.schema, "openai_strict_ft"), tuned=True)
         jsonschema.validate(json.loads(text), made.answer.schema)
     assert made.dump(made.decode(text)) == natural
+
+
+CONSTRAINED: list[Any] = [
+    Annotated[int, Field(ge=0, le=9, multiple_of=3)],
+    Annotated[float, Field(gt=0, lt=1)],
+    Annotated[str, Field(min_length=1, max_length=3, pattern="^a+$")],
+    Annotated[list[int], Field(min_length=1)],
+    Annotated[list[str], Field(min_length=2, max_length=4)],
+    Annotated[set[int], Field(max_length=4)],
+    Annotated[dict[str, int], Field(min_length=2)],
+    Annotated[Decimal, Field(gt=0, max_digits=5)],
+    Annotated[tuple[int, ...], Field(max_length=2, description="At most a pair.")],
+    Path,
+    AnyUrl,
+]
+constrained = st.recursive(
+    st.sampled_from([(annotation, st.nothing()) for annotation in CONSTRAINED]) | leaves, containers, max_leaves=6
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(constrained)
+def test_anthropics_dialect_never_has_a_keyword_that_its_server_refuses(typed):
+    made = wire_of(typed[0])
+    assume(made.answer.strict)
+    schema = dialect(made.answer.schema, "anthropic")
+    _strict_anthropic.check_schema(schema, "schema")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert dialect(schema, "anthropic") == schema  # nothing is left to be said in words
+
+
+def test_what_anthropics_dialect_lacks_is_said_in_words():
+    number = Annotated[int, Field(ge=3, lt=9, description="A grade.")]
+    made = wire_of(Annotated[list[number], Field(min_length=2, max_length=5)])
+    value = dialect(made.answer.schema, "anthropic")["properties"]["value"]
+    assert value == {
+        "description": "At least 2 items. At most 5 items.",
+        "type": "array",
+        "items": {"description": "A grade. At least 3. Less than 9.", "type": "integer"},
+    }
+    least = dialect(wire_of(Annotated[list[date], Field(min_length=1)]).answer.schema, "anthropic")
+    assert least["properties"]["value"] == {
+        "type": "array",
+        "items": {"type": "string", "format": "date"},
+        "minItems": 1,
+    }
 
 
 def _is_readable(made: Any, natural: bytes, value: Any) -> bool:

@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -28,6 +29,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def answer(request: ChatRequest) -> Any:
     """Answer as a sensible model would, and fail where the text asks for it."""
+    if request.schema_name == "main_colour":
+        (picture,) = request.attachments
+        first = zlib.decompress((picture.data or b"")[41:-16])[1:4]
+        return Value(("red", "green", "blue")[max(range(3), key=lambda place: first[place])])
     text = request.arguments.get("text", "nonsense")  # a repair shows no arguments at its end
     if "refuse" in text:
         return Fault.refusal()
@@ -87,6 +92,11 @@ def test_the_quickstart_answers_and_keeps_what_it_learnt(
     aligned = kept(tmp_path, classify, "SYMBOLIC_ALIGNMENTS")
     assert [record["output"] for record in aligned] == ["good", "bad", None]
     assert "I hate you" in str(teacher.requests[0].body)  # the teacher was shown how
+
+
+def test_the_picture_is_looked_at(teacher: LoopbackServer) -> None:
+    assert run(str(EXAMPLES / "colour_of_picture.py")).splitlines() == ["red", "green", "blue"]
+    assert teacher.served == 3
 
 
 def test_the_align_file_is_a_test_that_teaches_and_asks_nobody(

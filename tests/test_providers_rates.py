@@ -1,21 +1,19 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tanuki_async._errors import ProviderError
 from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import Pool, Progress
 from tanuki_async._records import AnswerSchema, Head, Limits, RateHint, Reply, Request, Turn
-from tanuki_async.abc import Http
 from tanuki_async.providers._answers import completion_from
-from tanuki_async.providers._rates import rate_from
-from tanuki_async.providers.openai import OpenAI, OpenAICompatible
-from tanuki_async.testing import FakeClock, LoopbackServer
+from tanuki_async.providers._errors import retry_after
+from tanuki_async.providers._messages import message_from
+from tanuki_async.providers._rates import rate_from, rate_of_families
+from tanuki_async.providers.openai import OpenAICompatible
+from tanuki_async.testing import LoopbackServer
 
 FIXTURES = Path(__file__).parent / "fixtures"
 HEAD = Head(function="f", system="x", answer=AnswerSchema(name="f", schema={"type": "object"}, strict=True))
@@ -134,36 +132,46 @@ async def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:
         await pool.aclose()
 
 
-# How long a lone call waits for each recorded error: without chance, and with the longest waits that chance may choose
-WAITS = {
-    "openai/error_429_rate_limit": ([0.034] * 5, [0.034, 0.5, 1, 2, 4]),
-    "openai/error_503_overloaded": ([5.0] * 5, [5.0] * 5),
-    "openai/error_500": ([0.0] * 5, [0.5, 1, 2, 4, 8]),
-    "together/error_429_rate_limit": ([2.0] * 5, [2.0, 2.0, 2.0, 2.2, 4.2]),
-    "together/error_503_overloaded": ([0.0] * 5, [0.5, 1, 2, 4, 8]),
-    "together/error_500": ([0.0] * 5, [0.5, 1, 2, 4, 8]),
-}
+# Anthropic: several families, and times instead of durations
+
+NOW = {"date": "Sun, 22 Nov 2026 10:00:00 GMT"}
 
 
-@pytest.mark.parametrize("name", sorted(f"{path.parent.name}/{path.stem}" for path in FIXTURES.glob("*/error_*.json")))
-@pytest.mark.parametrize("chance", [0.0, 1.0])
-async def test_a_lone_call_waits_as_documented_between_its_tries(name: str, chance: float) -> None:
-    clock = FakeClock(autojump=0)
-    pool, moments = Pool(Connections(), clock=clock, random=lambda: chance), list[float]()
-    provider, reply = OpenAI("sk-test", "http://localhost/v1"), recorded(name)
+def family(kind: str, limit: int, remaining: int, reset: str = "2026-11-22T10:00:11Z") -> dict[str, str]:
+    told = {"limit": limit, "remaining": remaining, "reset": reset}
+    return {f"anthropic-ratelimit-{kind}-{name}": str(value) for name, value in told.items()}
 
-    class Answering:
-        async def send(self, method: str, *_: Any, **__: Any) -> Reply:
-            if method == "POST":  # not the list of models that explains a 404
-                moments.append(clock.monotonic())
-            return reply
 
-    async def ask(request: Request, http: Http) -> Any:
-        return await provider.complete(request, Answering())
+def test_what_anthropic_tells_of_limits_is_read_from_a_recorded_answer() -> None:
+    first, second = (
+        message_from(recorded("anthropic/message_success_structured"), provider="p", model="m") for _ in "ab"
+    )
+    assert first.rate == RateHint(requests=4000, tokens=2_400_000)
+    assert first.rate is second.rate
 
-    request = Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", "hi"),))
-    with pytest.raises(ProviderError):
-        await pool.complete(provider, request, Progress(), ask=ask)
-    waits = [later - earlier for earlier, later in pairwise(moments)]
-    assert waits == pytest.approx(WAITS.get(name, ([], []))[int(chance)], abs=0.011)
-    await pool.aclose()
+
+@pytest.mark.parametrize(
+    ("headers", "hint"),
+    [
+        (NOW, None),
+        (family("requests", 60, 1) | NOW, RateHint(requests=60)),
+        (family("requests", 60, 0) | NOW, RateHint(requests=60, requests_back=11)),
+        (family("input-tokens", 100, 0) | NOW, RateHint(tokens=100, tokens_back=11)),
+        (family("tokens", 120, 9) | family("output-tokens", 20, 0) | NOW, RateHint(tokens=120, tokens_back=11)),
+        (
+            family("input-tokens", 100, 0) | family("output-tokens", 20, 0, "2026-11-22T10:00:30+00:00") | NOW,
+            RateHint(tokens=100, tokens_back=30),
+        ),
+        (family("requests", 60, 0, "2026-11-22T09:00:00Z") | NOW, RateHint(requests=60, requests_back=0)),
+        (family("requests", 60, 0, "soon") | NOW, RateHint(requests=60)),
+        (family("requests", 60, 0, "2026-11-22T10:00:11") | NOW, RateHint(requests=60)),  # in whose time?
+        (family("requests", 60, 0), RateHint(requests=60)),  # our own clock may be wrong by hours
+    ],
+)
+def test_what_anthropic_tells_of_limits_is_read(headers: dict[str, str], hint: RateHint | None) -> None:
+    assert rate_of_families(headers) == hint
+
+
+def test_a_429_without_retry_after_waits_until_what_is_used_up_is_back() -> None:
+    assert retry_after(family("requests", 60, 0) | family("tokens", 9, 9, "2026-11-22T11:00:00Z") | NOW) == 11
+    assert retry_after(family("requests", 60, 0) | NOW | {"retry-after": "3"}) == 3

@@ -31,6 +31,21 @@ def chat(model: str = "gpt-6-luna", **fields: Any) -> dict[str, Any]:
     return {"model": model, "messages": USER, **fields}
 
 
+TEXT = {"type": "text", "text": "hi"}
+
+
+def parts(*content: dict[str, Any], role: str = "user") -> dict[str, Any]:
+    return chat(messages=[{"role": role, "content": list(content)}])
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def pdf(data: str) -> dict[str, Any]:
+    return {"type": "file", "file": {"filename": "x.pdf", "file_data": data}}
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -40,6 +55,13 @@ def chat(model: str = "gpt-6-luna", **fields: Any) -> dict[str, Any]:
         chat(response_format={"type": "json_schema", "json_schema": {"name": "f", "strict": True, "schema": GOOD}}),
         chat(response_format={"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "array"}}}),
         chat(messages=[{"role": "user", "content": "answer in JSON"}], response_format={"type": "json_object"}),
+        parts(
+            TEXT,
+            image("https://a.example/x"),
+            image("data:image/png;base64,aGk="),
+            pdf("data:application/pdf;base64,aGk="),
+        ),
+        parts(TEXT, role="system"),
     ],
 )
 def test_what_openai_takes_passes(body: dict[str, Any]) -> None:
@@ -65,6 +87,13 @@ def test_what_openai_takes_passes(body: dict[str, Any]) -> None:
         (chat(messages=[]), "messages"),
         (chat(messages=[{"role": "robot", "content": "x"}]), "messages[0].role"),
         (chat(messages=[{"role": "user"}]), "messages[0].content"),
+        (parts(TEXT, image("https://a.example/x"), role="system"), "messages[0].content[1].type"),
+        (parts({"type": "input_image"}), "messages[0].content[0].type"),
+        (parts({"type": "text"}), "messages[0].content[0].text"),
+        (parts(image("http://a.example/x")), "messages[0].content[0].image_url.url"),
+        (parts(image("data:image/tiff;base64,aGk=")), "messages[0].content[0].image_url.url"),
+        (parts(pdf("https://a.example/x.pdf")), "messages[0].content[0].file"),
+        (parts({"type": "file", "file": {"file_data": "data:application/pdf;base64,aGk="}}), "messages[0].content[0].file"),
         (chat(response_format={"type": "json_object"}), "messages"),
         (chat(response_format={"type": "xml"}), "response_format.type"),
         (chat(response_format={"type": "json_schema", "json_schema": {"name": "a b"}}), "response_format.json_schema.name"),

@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import json
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tanuki_async._cli import extras, reading
 from tanuki_async._library import Card
@@ -92,4 +93,16 @@ def _print(card: Card, found: list[Example]) -> None:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # escapes what would command a terminal
+    return json.dumps(_short(value), ensure_ascii=False)  # escapes what would command a terminal
+
+
+def _short(value: Any) -> Any:
+    """Leave out the bytes of images and documents."""
+    if isinstance(value, list):
+        return list(map(_short, cast("Iterable[Any]", value)))
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    if fields.keys() >= {"media_type", "sha256", "data"}:
+        return f"{fields['media_type']} {str(fields['sha256'])[:12]}"
+    return {name: _short(item) for name, item in fields.items()}

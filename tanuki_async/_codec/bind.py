@@ -11,8 +11,9 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from tanuki_async._codec.media import RECORD
 from tanuki_async._errors import InputError, clip
-from tanuki_async._records import JsonValue
+from tanuki_async._records import Attached, JsonValue, Turn
 
 Kind = Literal["positional_only", "positional_or_keyword", "var_positional", "keyword_only", "var_keyword"]
 
@@ -30,6 +31,7 @@ class Parameter:
     adapter: TypeAdapter[Any]
     has_default: bool = False
     default: Any = None
+    media: frozenset[Attached] = frozenset()  # what its values may hold beside text
 
 
 class Call:
@@ -71,6 +73,10 @@ class Call:
         items = map(bytes.__add__, self._binder.keys, self._parts)
         return (b"{%b}" % b",".join(items)).decode()
 
+    def turn(self) -> Turn:
+        """Return the message that shows the arguments to a model."""
+        return Turn("user", self.text)
+
     def inputs(self) -> dict[str, JsonValue]:
         """Return each parameter's value as plain JSON."""
         decoded: dict[str, JsonValue] = from_json(self.text)
@@ -83,7 +89,7 @@ class Binder:
     def __init__(self, name: str, signature: str, parameters: Sequence[Parameter], receiver: str | None) -> None:
         kinds = [parameter.kind for parameter in parameters]
         self._name, self._signature, self._receiver = name, signature, receiver
-        self._parameters = tuple(parameters)
+        self.parameters = tuple(parameters)
         self.names = tuple(parameter.name for parameter in parameters)
         self.keys = tuple(json.dumps(name, ensure_ascii=False).encode() + b":" for name in self.names)
         self.places = sum(kind in ("positional_only", "positional_or_keyword") for kind in kinds)
@@ -91,7 +97,7 @@ class Binder:
         self.more = kinds.index("var_keyword") if "var_keyword" in kinds else None
         self.keyword_only = tuple(place for place, kind in enumerate(kinds) if kind == "keyword_only")
         self.only_places = self.places == len(kinds)
-        self._codecs = tuple(_codec(parameter.adapter) for parameter in parameters)
+        self._codecs = tuple(map(_codec, parameters))
         self._by_name = {
             item.name: place
             for place, item in enumerate(parameters)
@@ -100,7 +106,7 @@ class Binder:
         self._defaults = {place: self._default(place) for place, item in enumerate(parameters) if item.has_default}
 
     def _default(self, place: int) -> tuple[Any, bytes]:
-        parameter = self._parameters[place]
+        parameter = self.parameters[place]
         return self._checked(place, parameter.default)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -135,7 +141,7 @@ class Binder:
         values: list[Any] = []
         parts: list[bytes] = []
         value: Any
-        for place, parameter in enumerate(self._parameters):
+        for place, parameter in enumerate(self.parameters):
             if place == self.rest:
                 value, part = self._checked_rest(place, rest)
             elif place == self.more:
@@ -206,11 +212,15 @@ class Binder:
         """Return what `Call.text` was for recorded arguments, byte for byte."""
         return to_json(self.inputs_of(args, kwargs)).decode()
 
+    def turn_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> Turn | None:
+        """Return what `Call.turn` was for recorded arguments; None where a record has not kept all that it shows."""
+        return Turn("user", self.text_of(args, kwargs))
+
     def _wrong(self, parameter: str | None, reason: str) -> InputError:
         return InputError(self._name, parameter, f"{reason}; the signature is {clip(self._signature)}")
 
     def _misfit(self, place: int, value: Any, error: Exception) -> InputError:
-        parameter = self._parameters[place]
+        parameter = self.parameters[place]
         shown = clip(_shown(value), _SHOWN)
         return InputError(
             self._name, parameter.name, f"should be {clip(parameter.text)}, got {shown}: {complaint_text(error)}"
@@ -237,10 +247,19 @@ def complaint_text(error: Exception) -> str:
 Codec = tuple[Callable[[Any], Any], Callable[[Any], bytes]]
 
 
-def _codec(adapter: TypeAdapter[Any]) -> Codec:
-    """Return the adapter's validator, and its writer of JSON that validates again."""
+def _codec(parameter: Parameter) -> Codec:
+    """Return a parameter's validator, and its writer of JSON that validates again."""
+    adapter = parameter.adapter
+    if parameter.media:
+        return adapter.validator.validate_python, writer(adapter, RECORD)
     to_bytes: Callable[..., bytes] = adapter.serializer.to_json
     if adapter.core_schema["type"] in _SCALARS:
         return adapter.validator.validate_python, to_bytes
     # Aliases and `round_trip`, because records are validated again. No warnings: a model's own defaults need not fit.
     return adapter.validator.validate_python, partial(to_bytes, by_alias=True, round_trip=True, warnings=False)
+
+
+def writer(adapter: TypeAdapter[Any], context: object) -> Callable[[Any], bytes]:
+    """Return a writer as `_codec` has it, for values that hold media: `context` tells how these are written."""
+    to_bytes: Callable[..., bytes] = adapter.serializer.to_json
+    return partial(to_bytes, by_alias=True, round_trip=True, warnings=False, context=context)

@@ -12,15 +12,17 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.fields import FieldInfo
 
+from tanuki_async._codec.attach import MediaBinder
 from tanuki_async._codec.bind import Binder, Call, Kind, Parameter
 from tanuki_async._codec.fingerprint import Written, fingerprint, signature_text
 from tanuki_async._codec.hints import Namespace, Unresolved, hints_of
+from tanuki_async._codec.media import kinds_in
 from tanuki_async._codec.render import Renderer, tidy
 from tanuki_async._codec.schema import Wire, wire
 from tanuki_async._codec.stub import check_stub
 from tanuki_async._codec.types import adapter_of, embedding_of, is_closed, streamed
 from tanuki_async._errors import InputError, StubError
-from tanuki_async._records import JsonValue
+from tanuki_async._records import Attached, JsonValue, Turn
 
 __all__ = ["Call", "FunctionSpec", "Parameter", "Unresolved", "describe"]
 
@@ -44,6 +46,7 @@ class FunctionSpec:
     embedding: Literal["numpy", "list"] | None
     streams: bool  # yields the items of its answer, which is a list
     closed: bool  # answers come from a short list, or are sets of such
+    media: frozenset[Attached] = frozenset()  # what arguments may hold beside text
     _binder: Binder = field(repr=False)
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
@@ -57,6 +60,10 @@ class FunctionSpec:
     def text_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> str:
         """Return what `Call.text` was for recorded arguments, byte for byte."""
         return self._binder.text_of(args, kwargs)
+
+    def turn_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> Turn | None:
+        """Return what `Call.turn` was for recorded arguments; None where a record has not kept all that it shows."""
+        return self._binder.turn_of(args, kwargs)
 
 
 def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> FunctionSpec:
@@ -74,6 +81,7 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
     answer = list[float] if embedding else items or returned
     output = _adapter(function, "what it returns", answer, names)
     parameters = tuple(_parameter(function, item, renderer, names) for item in written)
+    media = _media(function, parameters, output, embeds=embedding is not None)
     return FunctionSpec(
         name=function.__name__,
         qualname=function.__qualname__,
@@ -88,6 +96,7 @@ def describe(stub: object, *, namespace: Mapping[str, Any] | None = None) -> Fun
         embedding=embedding,
         streams=items is not None,
         closed=is_closed(returned),
+        media=media,
         _binder=_binder(function, signature, parameters, receiver),
     )
 
@@ -167,14 +176,33 @@ def _adapter(function: FunctionType, what: str, annotation: Any, names: Namespac
 
 
 def _parameter(function: FunctionType, written: Written, renderer: Renderer, names: Namespace) -> Parameter:
+    adapter = _adapter(function, f"parameter {written.name!r}", written.annotation, names)
     return Parameter(
         name=written.name,
         kind=cast(Kind, written.kind),
         text=renderer.text(written.annotation),
-        adapter=_adapter(function, f"parameter {written.name!r}", written.annotation, names),
+        adapter=adapter,
+        media=kinds_in(adapter.core_schema),
         has_default=written.has_default,
         default=written.default if written.has_default else None,
     )
+
+
+def _media(
+    function: FunctionType, parameters: tuple[Parameter, ...], output: TypeAdapter[Any], *, embeds: bool
+) -> frozenset[Attached]:
+    """Tell what arguments may hold beside text. StubError where that cannot be sent, or shall be returned."""
+    if returned := kinds_in(output.core_schema):
+        raise StubError(
+            f"{function.__qualname__}() cannot return an {' or '.join(sorted(returned)).capitalize()}, not even inside "
+            "of something: a model answers in text; return what it says about one"
+        )
+    taken: frozenset[Attached] = frozenset(kind for parameter in parameters for kind in parameter.media)
+    if taken and embeds:
+        raise StubError(
+            f"{function.__qualname__}() cannot embed an {' or '.join(sorted(taken))}: embeddings are of text"
+        )
+    return taken
 
 
 def _wire(function: FunctionType, output: TypeAdapter[Any]) -> Wire:
@@ -187,7 +215,8 @@ def _wire(function: FunctionType, output: TypeAdapter[Any]) -> Wire:
 
 def _binder(function: FunctionType, signature: str, parameters: tuple[Parameter, ...], receiver: str | None) -> Binder:
     try:
-        return Binder(function.__qualname__, signature, parameters, receiver)
+        binder = MediaBinder if any(parameter.media for parameter in parameters) else Binder
+        return binder(function.__qualname__, signature, parameters, receiver)
     except InputError as error:
         raise StubError(
             f"{function.__qualname__}(): the default of {error.parameter!r} does not fit its type: it {error.reason}; "

@@ -30,6 +30,7 @@ from tanuki_async._codec.hints import (
     members,
 )
 from tanuki_async._codec.hooks import BUILT_FROM_BASE, EmbeddingMarker
+from tanuki_async._codec.media import Media
 
 
 class Renderer:
@@ -123,7 +124,7 @@ class Renderer:
             return f"type {cls.__name__} = {self.text(cls.__value__)}"
         if hasattr(cls, "__supertype__"):
             return f"newtype {cls.__name__} = {self.text(cls.__supertype__)}"
-        if is_library(cls):
+        if is_library(cls) or issubclass(cls, Media):
             return None
         kind, lines = self._fields(cls)
         return "\n".join([f"{kind} {self._title(cls)}", *_doc_lines(cls), *lines])
@@ -263,6 +264,8 @@ def _value_texts(values: Any) -> list[str]:
 
 def _object_text(value: Any) -> str:
     cls: Any = value.__class__
+    if isinstance(value, Media):
+        return f"{cls.__name__}({value.url or value.sha256!r})"
     if isinstance(value, re.Pattern):
         return value_text(cast("re.Pattern[str]", value).pattern)
     if cls.__module__ in ("datetime", "decimal", "uuid", "fractions"):

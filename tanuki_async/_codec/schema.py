@@ -84,7 +84,7 @@ class Wire:
 
     def dump(self, value: Any) -> bytes:
         """Write a value as natural JSON that `load` reads back. Sets are put in a fixed order."""
-        output = self.adapter.serializer.to_json(value, by_alias=self.by_alias, round_trip=True, warnings="none")
+        output = self.adapter.serializer.to_json(value, by_alias=self.by_alias, round_trip=True, warnings=False)
         if self.unordered and self.shape:
             return to_json(self.shape.decode(self.shape.encode(from_json(output))))
         return output
@@ -143,26 +143,39 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
 
 
 def dialect(schema: JsonSchema, which: SchemaDialect) -> JsonSchema:
-    """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer."""
-    if which != "openai_strict_ft":
-        return schema
-    return cast(JsonSchema, _without_constraints(schema))
+    """Write a wire schema in a server's dialect: the shape is the same, the keywords may be fewer.
+
+    What a keyword would have said is said in the description instead.
+    """
+    return cast(JsonSchema, _reduced(schema, which)) if which in _SPOKEN else schema
 
 
-def _without_constraints(schema: Schema) -> Schema:
-    spoken = ("pattern", "format", *BOUNDS, *COUNTS)
+_SPOKEN: dict[SchemaDialect, tuple[str, ...]] = {
+    "openai_strict_ft": ("pattern", "format", *BOUNDS, *COUNTS),
+    "anthropic": ("pattern", *BOUNDS, *COUNTS),  # all formats that we use are known there
+}
+"""Keywords that a dialect does not have."""
+
+
+def _reduced(schema: Schema, which: SchemaDialect) -> Schema:
+    spoken = [word for word in _SPOKEN[which] if not (which == "anthropic" and _is_least_of_one(schema, word))]
     text = " ".join(filter(None, [schema.get("description", ""), *in_words(schema, spoken)]))
     kept: Schema = {"description": text} if text else {}
     for key, value in schema.items():
         if key in {"properties", "$defs"}:
-            kept[key] = {name: _without_constraints(each) for name, each in value.items()}
+            kept[key] = {name: _reduced(each, which) for name, each in value.items()}
         elif key == "anyOf":
-            kept[key] = [_without_constraints(each) for each in value]
+            kept[key] = [_reduced(each, which) for each in value]
         elif key == "items":
-            kept[key] = _without_constraints(value)
+            kept[key] = _reduced(value, which)
         elif key not in spoken and key != "description":
             kept[key] = value
     return kept
+
+
+def _is_least_of_one(schema: Schema, word: str) -> bool:
+    """Tell whether it says that a list may, or may not, be empty: the one count that Anthropic's dialect has."""
+    return word == "minItems" and schema.get(word) in (0, 1)
 
 
 def _expressed(natural: Schema) -> tuple[Schema | None, Shape | None, bool]:

@@ -27,6 +27,14 @@ def estimate(text: str) -> int:
     return int(ascii_ / CHARACTERS_PER_TOKEN + marks * TOKENS_PER_MARK + signs * TOKENS_PER_SIGN) + 1
 
 
+def turn_tokens(turn: Turn) -> int:
+    """Guess the tokens of one message, with what is attached to it."""
+    tokens = estimate(turn.text) + TURN
+    if turn.attachments:
+        tokens += sum(attachment.tokens for attachment in turn.attachments)
+    return tokens
+
+
 def size(head: Head, turns: Sequence[Turn]) -> int:
     """Guess the tokens of a whole prompt. What stays the same from call to call is counted once per head."""
     known = _heads.get(head)
@@ -37,4 +45,4 @@ def size(head: Head, turns: Sequence[Turn]) -> int:
 
 
 def _length(turns: Sequence[Turn]) -> int:
-    return sum(estimate(turn.text) + TURN for turn in turns)
+    return sum(map(turn_tokens, turns))

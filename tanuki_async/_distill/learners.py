@@ -73,6 +73,8 @@ class LocalLearner:
     kind = "local"
 
     def unavailable(self, task: Task) -> str | None:
+        if task.media:
+            return "its arguments may hold images or documents, which a local student cannot look at"
         if not task.closed:
             return (
                 "the answer is not closed: a local student can learn Literal, Enum, bool, bounded int, None, "

@@ -31,6 +31,7 @@ class Task:
     name: str
     closed: bool
     inputs_of: InputsOf
+    media: bool = False  # it takes images or documents
     environment_id: int = 0
     student_model: str | tuple[str, ...] | None = "auto"
     distill_after: int = 200

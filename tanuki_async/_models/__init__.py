@@ -13,12 +13,25 @@ from datetime import date
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import anthropic, bedrock, gemini, openai, together
 from tanuki_async._models.aliases import ALIASES
-from tanuki_async._records import Model
+from tanuki_async._records import Attached, Model
 
-__all__ = ["ALIASES", "DEFAULT_EMBEDDING", "DEFAULT_TEACHERS", "MODELS", "lookup", "retirement", "split_name"]
+__all__ = [
+    "ALIASES",
+    "ANYTHING",
+    "DEFAULT_EMBEDDING",
+    "DEFAULT_TEACHERS",
+    "MODELS",
+    "lookup",
+    "retirement",
+    "split_name",
+    "takers",
+]
 
 DEFAULT_TEACHERS = ("openai:gpt-6.2-sol", "openai:gpt-6.1-sol")
 DEFAULT_EMBEDDING = "openai:text-embedding-3-small"
+
+ANYTHING: frozenset[Attached] = frozenset({"image", "document"})
+"""What is assumed that an unknown model takes, until it says no."""
 
 SOON = 60
 """Days before a model's end from which on its use is warned of."""
@@ -39,6 +52,12 @@ def lookup(provider: str, name: str, *, retired: bool = False) -> Model | None:
     if undated != name and (base := _TABLE.get((provider, undated))):
         return replace(base, name=name, suggested=None)
     return None
+
+
+def takers(kind: Attached) -> list[str]:
+    """Name the models of the table that take such attachments, the defaults first."""
+    names = [str(model) for model in MODELS if kind in model.attachments]
+    return sorted(names, key=lambda name: name not in DEFAULT_TEACHERS)
 
 
 def split_name(name: str) -> tuple[str, str]:

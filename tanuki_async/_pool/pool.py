@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
-from tanuki_async._codec import tokens
+from tanuki_async._codec.tokens import size as size_of
 from tanuki_async._errors import (
     NotOpenError,
     ProviderError,
@@ -119,16 +119,16 @@ class _Account:
         )
 
 
+@dataclass(slots=True, eq=False)
 class _Trip(Generic[T]):
-    """One call on its way: what stays the same over its tries."""
+    """One call whose first try failed: what stays the same over its tries."""
 
-    __slots__ = ("account", "lane", "once", "progress", "ticket", "tokens")
-
-    def __init__(
-        self, account: _Account, lane: Lane, once: Callable[[], Awaitable[T]], tokens: float, progress: Progress
-    ) -> None:
-        self.account, self.lane, self.once, self.tokens, self.progress = account, lane, once, tokens, progress
-        self.ticket = 0
+    account: _Account
+    lane: Lane
+    once: Callable[[], Awaitable[T]]
+    tokens: float
+    ticket: int
+    progress: Progress
 
 
 class Pool:
@@ -172,7 +172,7 @@ class Pool:
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
         size = _size(request, lane) if lane.counts_tokens else 0
         once = partial(ask or provider.complete, request, self._http)
-        return self._bring(_Trip(account, lane, once, size, progress))
+        return self._bring(account, lane, once, size, progress)
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
@@ -184,7 +184,7 @@ class Pool:
 
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
         size = sum(map(len, texts)) // 4 if lane.counts_tokens else 0
-        found = await self._bring(_Trip(account, lane, once, size, progress))
+        found = await self._bring(account, lane, once, size, progress)
         return found.vectors, found.usage
 
     def statistics(self) -> PoolStatistics:
@@ -226,23 +226,24 @@ class Pool:
         limited = limits.requests_per_minute or limits.tokens_per_minute
         return LocalBudget.of(limits, self._clock) if limited else None
 
-    async def _bring(self, trip: _Trip[T]) -> T:
-        self._arrived += 1
-        trip.ticket, progress = self._arrived, trip.progress
+    async def _bring(
+        self, account: _Account, lane: Lane, once: Callable[[], Awaitable[T]], tokens: float, progress: Progress
+    ) -> T:
+        self._arrived = ticket = self._arrived + 1
         if progress.started is None:
             progress.started = self._clock.monotonic()
         try:
             try:
-                answered = await self._attempt(trip)
+                answered = await self._attempt(account, lane, once, tokens, ticket, progress)
             except ProviderError as error:
                 if not is_retryable(error):
                     raise
-                answered = await self._insist(trip, error)
+                answered = await self._insist(_Trip(account, lane, once, tokens, ticket, progress), error)
         except ProviderError as error:
-            trip.account.failures += 1
+            account.failures += 1
             error.tried = tuple(progress.tried)
             raise
-        trip.account.used.add(answered.usage)
+        account.used.add(answered.usage)
         return answered
 
     async def _insist(self, trip: _Trip[T], error: ProviderError) -> T:
@@ -250,7 +251,7 @@ class Pool:
 
         async def again() -> T:
             trip.account.retries += 1
-            return await self._attempt(trip)
+            return await self._attempt(trip.account, trip.lane, trip.once, trip.tokens, trip.ticket, progress)
 
         def seconds_left() -> float | None:
             if progress.others and circuit.probe_at is not None:
@@ -266,15 +267,20 @@ class Pool:
             draw=self._random,
         )
 
-    async def _attempt(self, trip: _Trip[T]) -> T:
-        lane, progress = trip.lane, trip.progress
-        place = lane.turnstile.enter_nowait(lane, trip.tokens) or await lane.turnstile.enter(
-            lane, trip.tokens, trip.ticket, progress
-        )
+    async def _attempt(
+        self,
+        account: _Account,
+        lane: Lane,
+        once: Callable[[], Awaitable[T]],
+        tokens: float,
+        ticket: int,
+        progress: Progress,
+    ) -> T:
+        place = lane.turnstile.enter_nowait(lane, tokens) or await lane.turnstile.enter(lane, tokens, ticket, progress)
         try:
             progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
-            answered = await trip.once()
+            answered = await once()
             lane.answered(place.number)
             if answered.rate is not None:
                 lane.hear(answered.rate, answered.usage)
@@ -290,7 +296,7 @@ class Pool:
             lane.given_up(place.number, progress)
             raise
         except Exception as error:  # a provider may be anybody's: its bug must not pass for the user's, nor be retried
-            raise _bug(trip.account.provider, lane.model, error) from error
+            raise _bug(account.provider, lane.model, error) from error
         finally:
             place.leave()
 
@@ -345,5 +351,5 @@ def _being_cancelled() -> bool:
 
 
 def _size(request: Request, lane: Lane) -> float:
-    size = request.size if request.size is not None else tokens.size(request.head, request.turns)
+    size = request.size if request.size is not None else size_of(request.head, request.turns)
     return size + (request.max_tokens or request.head.params.max_new_tokens or lane.usual_output)

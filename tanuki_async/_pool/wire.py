@@ -21,6 +21,7 @@ from tanuki_async._pool.flow import Flow
 from tanuki_async._pool.limits import Gate
 from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.parser import Answer, MalformedError
+from tanuki_async._pool.rounds import PIECES, Rounds
 from tanuki_async._records import Reply
 from tanuki_async.abc import Streamed
 
@@ -80,7 +81,8 @@ class Direct:
         self._connecting = Gate(CONNECTING_AT_ONCE)
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
         self._closed = False
-        self._outbox: list[tuple[Connection, bytes]] = []
+        self._outbox = Rounds(self._loop, _write, at_once=0)
+        self.inbox = Rounds(self._loop, Connection.answered, at_once=PIECES)
         self.exchanges = 0
         """How many are on their way."""
         self.connections: set[Connection] = set()
@@ -159,18 +161,10 @@ class Direct:
 
         Between the work of two calls, a system call costs both of them what the processor had learnt of that work.
         """
-        if self.exchanges < MANY and not self._outbox:
+        if self.exchanges < MANY and not self._outbox.waiting:
             connection.transport.write(request)
-            return
-        if not self._outbox:
-            self._loop.call_soon(self._send_all)
-        self._outbox.append((connection, request))
-
-    def _send_all(self) -> None:
-        outbox, self._outbox = self._outbox, []
-        for connection, request in outbox:
-            if not connection.transport.is_closing():  # else its caller was cancelled meanwhile
-                connection.transport.write(request)
+        else:
+            self._outbox.put((connection, request))
 
     def _learn(self, url: str) -> Target:
         if len(self._targets) >= _KNOWN_URLS:  # URLs with ids in them; models have few others
@@ -263,6 +257,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._waiter: asyncio.Future[Answer] | None = None
         self._answer = Answer()
+        self._whole = False
         self.flow: Flow | None = None
         """The answer, while it is one that is read in pieces."""
         self.transport: Any = None
@@ -275,6 +270,7 @@ class Connection(asyncio.Protocol):
         if self.lost:
             raise _CutError(begun=False, cause=None)
         self._answer = Answer(without_body=without_body)
+        self._whole = False
         self._waiter = asyncio.get_running_loop().create_future()
         self._owner.exchanges += 1
         try:
@@ -309,15 +305,21 @@ class Connection(asyncio.Protocol):
         if self.flow is not None and not self.flow.ended:
             self.flow.fed(data)
             return
-        if waiter is None or waiter.done():
+        if waiter is None or self._whole or waiter.done():
             self.lost = True  # nobody asked: this must not be taken for the answer to the next request
             self.transport.abort()
             return
         try:
             if self._answer.feed(data):
-                waiter.set_result(self._answer)
+                self._whole = True
+                self._owner.inbox.put(self)
         except MalformedError as error:
             waiter.set_exception(error)
+
+    def answered(self) -> None:
+        """Let the caller go on with an answer that is whole."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(self._answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
@@ -326,12 +328,18 @@ class Connection(asyncio.Protocol):
         if self.flow is not None:
             self.flow.lost(exc)
         waiter = self._waiter
-        if waiter is None or waiter.done():
+        if waiter is None or self._whole or waiter.done():
             return
         if exc is None and self._answer.ends_with_connection:
             waiter.set_result(self._answer)
         else:
             waiter.set_exception(_CutError(begun=self._answer.begun, cause=exc))
+
+
+def _write(posted: tuple[Connection, bytes]) -> None:
+    connection, request = posted
+    if not connection.transport.is_closing():  # else its caller was cancelled meanwhile
+        connection.transport.write(request)
 
 
 class _CutError(Exception):

@@ -39,7 +39,7 @@ DATASETS: tuple[Dataset, ...] = (
     NEGATIVE_EMBEDDABLE_ALIGNMENTS,
 )
 
-_FEW = 64  # lines that are decoded on the loop: quicker than asking a thread
+_FEW, _SHORT = 64, 256 * 1024  # lines, and bytes of them, that are decoded on the loop: quicker than asking a thread
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -55,7 +55,7 @@ async def read(storage: Storage, hash: str, dataset: Dataset, *, start: int = 0)
     """
     name, unread = name_of(hash, dataset), 0
     async for lines in storage.scan(name, start=start):
-        few = len(lines) <= _FEW
+        few = len(lines) <= _FEW and sum(map(len, lines)) <= _SHORT  # images make lines long
         examples, complaint = _decode(lines) if few else await asyncio.to_thread(_decode, lines)
         if complaint and not unread:
             logger.warning("a line of %s is left out, and maybe others: %s", name, complaint)

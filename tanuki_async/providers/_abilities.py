@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tanuki_async._errors import RequestRejectedError
-from tanuki_async._records import Model, SchemaDialect, Structured
+from tanuki_async._records import Attached, Model, SchemaDialect, Structured
 
 Role = Literal["developer", "system"]
 TokenField = Literal["max_tokens", "max_completion_tokens"]
@@ -36,6 +36,27 @@ _REFUSED_WORDS = re.compile(
     re.IGNORECASE,
 )
 _BROKEN_SCHEMA = re.compile(r"invalid (?:json )?schema|schema is invalid", re.IGNORECASE)
+_PARTS: dict[Attached, tuple[bytes, ...]] = {
+    "image": (b'{"type":"image_url"', b'{"type":"input_image"'),
+    "document": (b'{"type":"file"', b'{"type":"input_file"'),
+}
+_TAKES_NONE: dict[Attached, re.Pattern[str]] = {
+    # OpenAI; vLLM; Ollama and others; OpenRouter; servers that know texts only
+    "image": re.compile(
+        r"image_url is only supported|not a (?:multimodal|vision)|at most 0 image|support image inputs?\b|"
+        r"not (?:currently )?support (?:vision|multi-?modal|image_url|images?(?=$|[.,;:!(\]]))|"
+        r"images? inputs? (?:is|are) not (?:supported|enabled)|"
+        r"unknown variant .?image_url|content must be a string|input should be a valid string"
+    ),
+    "document": re.compile(
+        r"file is only supported|support (?:file|document|pdf) inputs?\b|"
+        r"not (?:currently )?support (?:file|document|pdf)s?(?=$|[.,;:!(\]])|"
+        r"(?:file|document|pdf)s? inputs? (?:is|are) not (?:supported|enabled)|"
+        r"unknown variant .?file|(?:unknown|unsupported|invalid) (?:part|content) type:? .?file|"
+        r"content must be a string|input should be a valid string"
+    ),
+}
+"""How servers say that a model looks at no images or documents at all. What they say of a broken one is other words."""
 _LOWER: dict[Structured, Structured] = {"json_schema": "json_object", "json_object": "none"}
 
 
@@ -49,6 +70,7 @@ class Abilities:
     dialect: SchemaDialect = "openai_strict"
     dropped: frozenset[str] = frozenset()
     renamed: bool = False  # the token field was exchanged once
+    untaken: frozenset[Attached] = frozenset()  # what it turned out not to look at
 
     @classmethod
     def of(cls, model: Model, *, dropped: frozenset[str] = frozenset()) -> Abilities:
@@ -66,7 +88,9 @@ class Abilities:
 
         None also where the complaint is not about something that the server does not know, but about its value.
         """
-        if error.status not in (400, 422) or not _refuses(error):
+        if (kind := self._refused_kind(error, body)) is not None:
+            return replace(self, untaken=self.untaken | {kind}), f"{kind}s"
+        if error.status not in (400, 422) or not refuses(error):
             return None
         message, parameter = error.message.lower(), (error.parameter or "").lower()
         for field in (self.token_field, *OPTIONAL, *_STREAMING):
@@ -81,6 +105,19 @@ class Abilities:
             return replace(self, role="system"), "the role 'developer'"
         return None
 
+    def _refused_kind(self, error: RequestRejectedError, body: bytes) -> Attached | None:
+        """Tell which kind of attachment the model never takes; None where it is about something else."""
+        if error.status not in (400, 404, 422):
+            return None
+        for kind, parts in _PARTS.items():
+            if (
+                any(part in body for part in parts)
+                and kind not in self.untaken
+                and _TAKES_NONE[kind].search(error.message.lower())
+            ):
+                return kind
+        return None
+
     def _less(self, field: str) -> tuple[Abilities, str]:
         if field != self.token_field:
             return replace(self, dropped=self.dropped | {field}), repr(field)
@@ -90,7 +127,8 @@ class Abilities:
         return replace(self, token_field=other, renamed=True), repr(field)
 
 
-def _refuses(error: RequestRejectedError) -> bool:
+def refuses(error: RequestRejectedError) -> bool:
+    """Tell whether a server says that it does not know something, rather than that a value is wrong."""
     return error.code in _REFUSED_CODES or _REFUSED_WORDS.search(error.message) is not None
 
 

@@ -40,9 +40,14 @@ class Account:
     def _url(self, path: str) -> str:
         url = self._urls.get(path)
         if url is None:
-            start, mark, query = self._base().partition("?")
-            url = self._urls[path] = start.rstrip("/") + path + mark + query
+            url = self._urls[path] = self._address(path)
         return url
+
+    def _address(self, path: str) -> str:
+        """Make the URL of a path that is not worth keeping; both it and the base may have a query."""
+        start, _, query = self._base().partition("?")
+        url = start.rstrip("/") + path
+        return f"{url}{'&' if '?' in path else '?'}{query}" if query else url
 
     def _base(self) -> str:
         if self._base_url is None:
@@ -62,7 +67,8 @@ class Account:
         headers |= self._authorization() | self._account_headers()
         headers |= {name.lower(): value for name, value in self._extra_headers.items()}
         if wrong := _unsendable(headers):
-            source = self._key_variable or "api_key" if wrong == "authorization" else f"the header {wrong!r}"
+            is_key = wrong in ("authorization", "x-api-key")
+            source = self._key_variable or "api_key" if is_key else f"the header {wrong!r}"
             raise SettingsError(f"{source} has characters that cannot be sent, such as a line break or an accent")
         self._headers, self._secrets = headers, secrets_in(headers)
         return headers
@@ -71,11 +77,18 @@ class Account:
         if key := self._key():
             return {"authorization": f"Bearer {key}"}
         if self._key_variable and self._needs_key:
-            raise SettingsError(
-                f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
-                "to try without a key, run `tanuki demo`"
-            )
+            raise self._no_key()
         return {}
+
+    def _no_key(self) -> SettingsError:
+        return SettingsError(
+            f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
+            "to try without a key, run `tanuki demo`"
+        )
+
+    def _key_source(self) -> str | None:
+        """Name the variable that the key is from; None where it was given."""
+        return None if self._api_key else self._key_variable
 
     def _account_headers(self) -> dict[str, str]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tanuki_async._records import AnswerSchema, Head, JsonSchema, JsonValue, Model, Request, Turn
+from tanuki_async._errors import AttachmentRefusedError
+from tanuki_async._records import FILE_NAME, AnswerSchema, Attachment, Head, JsonSchema, JsonValue, Model, Request, Turn
 from tanuki_async.providers._abilities import Abilities
 
 _ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
@@ -28,7 +30,7 @@ class _Encoded:
 class Bodies:
     """Makes the bodies of chat requests. Keeps the encoded head for as long as the head lives."""
 
-    roles = _ROLES
+    roles: Mapping[str, bytes] = _ROLES
     """How a message of each role begins, with a comma before it."""
 
     def __init__(self) -> None:
@@ -46,7 +48,10 @@ class Bodies:
             kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
         parts, roles = [kept.begin], self.roles
         for turn in request.turns:
-            parts += (roles[turn.role], quote(turn.text), b"}")
+            if turn.attachments:
+                parts += self.seen(turn, model, abilities)
+            else:
+                parts += (roles[turn.role], quote(turn.text), b"}")
         if request.max_tokens is None:
             parts.append(kept.end)
         else:
@@ -60,6 +65,10 @@ class Bodies:
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
         """Everything after the last turn."""
         return encode_end(head, model, abilities, max_tokens)
+
+    def seen(self, turn: Turn, model: Model, abilities: Abilities) -> Sequence[bytes]:
+        """One message with what is attached to it."""
+        return _seen(turn, model, abilities)
 
     def joined(self, parts: Sequence[bytes]) -> bytes:
         """Put the parts together."""
@@ -84,15 +93,38 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     """Everything before the first turn: the model, the instructions, the examples."""
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
     parts += (quote(head.system), b"}")
-    return b"".join((*parts, *turns_of(head.examples)))
+    for turn in head.examples:
+        parts += (_ROLES[turn.role], quote(turn.text), b"}") if not turn.attachments else _seen(turn, model, abilities)
+    return b"".join(parts)
 
 
-def turns_of(turns: Sequence[Turn], roles: Mapping[str, bytes] = _ROLES) -> list[bytes]:
-    """Write messages, each with a comma before it."""
-    parts: list[bytes] = []
-    for turn in turns:
-        parts += (roles[turn.role], quote(turn.text), b"}")
-    return parts
+def _seen(turn: Turn, model: Model, abilities: Abilities) -> list[bytes]:
+    """Write a message with what is attached to it. AttachmentRefusedError for what cannot be sent."""
+    parts = [_ROLES[turn.role], b'[{"type":"text","text":', quote(turn.text), b"}"]
+    for attachment in turn.attachments:
+        if attachment.kind in abilities.untaken:
+            raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
+        parts += _image(attachment) if attachment.kind == "image" else _document(attachment, model)
+    return [*parts, b"]}"]
+
+
+def _image(attachment: Attachment) -> tuple[bytes, ...]:
+    begin, end = b',{"type":"image_url","image_url":{"url":', b"}}"
+    return (begin, quote(attachment.url), end) if attachment.url else (begin, *data_url(attachment), end)
+
+
+def _document(attachment: Attachment, model: Model) -> tuple[bytes, ...]:
+    if attachment.url:
+        reason = "this format takes a document's bytes, not its address: give `await Document.open(path)`"
+        raise AttachmentRefusedError(reason, model.provider, model.name)
+    begin = b',{"type":"file","file":{"filename":"%b","file_data":' % FILE_NAME.encode("ascii")
+    return (begin, *data_url(attachment), b"}}")
+
+
+def data_url(attachment: Attachment) -> tuple[bytes, ...]:
+    """Write the bytes of an attachment as an address of its own."""
+    data = binascii.b2a_base64(attachment.data or b"", newline=False)
+    return (b'"data:', attachment.media_type.encode("ascii"), b";base64,", data, b'"')
 
 
 def encode_end(head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from tanuki_async._errors import RefusalError
-from tanuki_async._records import Completion, Decision, Head, JsonSchema, JsonValue, Reply, Request
+from tanuki_async._records import Completion, Decision, Head, JsonSchema, JsonValue, Reply, Request, Turn
 from tanuki_async.providers._answers import no_answer
-from tanuki_async.providers._bodies import quote, turns_of
+from tanuki_async.providers._bodies import Bodies, quote
 from tanuki_async.providers._rates import rate_from
 from tanuki_async.providers._responses import ResponsesUsage, usage_from
 
@@ -119,7 +119,7 @@ class DecisionBodies:
         kept = self._kept[head]
         if kept is None:
             return None
-        return kept.question, b"".join((kept.begin, *turns_of(request.turns), kept.end))
+        return kept.question, b"".join((kept.begin, *_message(turn), kept.end))
 
     def give_up(self, head: Head) -> None:
         """Ask no more of these questions."""
@@ -132,7 +132,12 @@ def _encoded(head: Head, model: str) -> _Encoded | None:
         return None
     begin = [b'{"model":', quote(model), b',"input":[{"role":"developer","content":', quote(head.system), b"}"]
     end = b'],"questions":' + json.dumps([question.fields(head.function)]).encode("ascii") + b"}"
-    return _Encoded(model, question, b"".join((*begin, *turns_of(head.examples))), end)
+    examples = [part for turn in head.examples for part in _message(turn)]
+    return _Encoded(model, question, b"".join((*begin, *examples)), end)
+
+
+def _message(turn: Turn) -> tuple[bytes, ...]:
+    return Bodies.roles[turn.role], quote(turn.text), b"}"
 
 
 class _Probability(TypedDict):

@@ -28,6 +28,7 @@ QUOTA_CODES = frozenset(
         "organization_spend_limit_exceeded",
         "project_spend_limit_exceeded",
         "organization_usage_limit_exceeded",
+        "enforced_spend_limit_reached",
     }
 )
 """Codes or types of a 429 that waiting does not mend."""
@@ -43,19 +44,17 @@ def error_from(
     """Make the error that fits `reply`. `secrets` never appear in it; `key_hint` says where a key comes from."""
     reply = without(reply, secrets)
     facts = _facts(reply.body)
-    code = _text(facts.get("code"))
+    code = _code(facts)
     message = _message(facts, reply)
-    status = reply.status
-    if status == 200 and code and code.isdecimal() and 400 <= int(code) < 600:
-        status = int(code)  # an error in the body of a success, as relays send
+    status = reply.status if reply.status != 200 else _status_within(facts)
     kind = _kind(status, {code, _text(facts.get("type"))})
     if kind is AuthenticationError and key_hint and status == 401:
         message = f"{message} ({key_hint})"
     if 300 <= status < 400:
         message = f"redirected to {clip(reply.headers.get('location', 'nowhere'))!r}; correct the base URL"
     request_id = reply.headers.get("x-request-id") or reply.headers.get("request-id")
-    wait = retry_after(reply.headers)
-    error = kind(message, provider, model, status, request_id, _retry_info(facts) if wait is None else wait)
+    hint = retry_after(reply.headers)
+    error = kind(message, provider, model, status, request_id, _retry_delay(facts) if hint is None else hint)
     if isinstance(error, RequestRejectedError):
         error.code, error.parameter = code, _text(facts.get("param"))
     wish = reply.headers.get("x-should-retry")
@@ -91,12 +90,27 @@ def _facts(body: bytes) -> Mapping[str, JsonValue]:
     return {"message": value} if isinstance(value, str) else {}
 
 
-def _retry_info(facts: Mapping[str, JsonValue]) -> float | None:
-    """Seconds that Google asks to wait, within the error."""
+def _code(facts: Mapping[str, JsonValue]) -> str | None:
+    """The provider's word for what is wrong. Anthropic hides it in `details`; Google's `code` is only the status."""
+    code, details = _text(facts.get("code")), facts.get("details")
+    if isinstance(details, dict) and (inner := _text(details.get("error_code"))):
+        return inner
+    status = facts.get("status")
+    return status if isinstance(status, str) and (code is None or code.isdecimal()) else code
+
+
+def _status_within(facts: Mapping[str, JsonValue]) -> int:
+    """The status of an error in the body of a success, as relays send; 200 where it tells none."""
+    code = _text(facts.get("code"))
+    return int(code) if code and code.isdecimal() and 400 <= int(code) < 600 else 200
+
+
+def _retry_delay(facts: Mapping[str, JsonValue]) -> float | None:
+    """Seconds that Google asks to wait, in a detail of the error itself."""
     details = facts.get("details")
     for detail in details if isinstance(details, list) else ():
-        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
-            return go_duration(delay)
+        if isinstance(detail, dict) and isinstance(told := detail.get("retryDelay"), str):
+            return go_duration(told)
     return None
 
 
@@ -139,7 +153,21 @@ def _reset(headers: Mapping[str, str]) -> float | None:
         if _number(headers.get(f"x-ratelimit-remaining{kind}")) == 0
         and (seconds := go_duration(headers.get(f"x-ratelimit-reset{kind}", ""))) is not None
     ]
+    families = ("requests", "tokens", "input-tokens", "output-tokens")
+    waits += [seconds for kind in families if (seconds := family_back(headers, kind)) is not None]
     return max(waits, default=None)
+
+
+def family_back(headers: Mapping[str, str], kind: str) -> float | None:
+    """Seconds until all of one of Anthropic's limits is back, where nothing is left; by the server's clock alone."""
+    now = _date(headers.get("date", ""))
+    if now is None or headers.get(f"anthropic-ratelimit-{kind}-remaining") != "0":
+        return None
+    try:
+        moment = datetime.fromisoformat(headers[f"anthropic-ratelimit-{kind}-reset"])
+        return max(0.0, (moment - now).total_seconds())
+    except (KeyError, ValueError, TypeError):  # not told, no time, no time zone
+        return None
 
 
 def go_duration(text: str) -> float | None:

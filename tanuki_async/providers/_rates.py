@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from tanuki_async._records import RateHint
-from tanuki_async.providers._errors import go_duration
+from tanuki_async.providers._errors import family_back, go_duration
 
 _MINUTE = 60.0
 _REQUESTS, _TOKENS = (
@@ -25,13 +25,13 @@ def rate_from(headers: Mapping[str, str]) -> RateHint | None:
     requests, requests_back = _told(headers, *_REQUESTS)
     tokens, tokens_back = _told(headers, *_TOKENS)
     if requests is not None or tokens is not None or requests_back is not None:
-        return _hint(requests, requests_back, tokens, tokens_back, _MINUTE)
+        return _hint(requests, tokens, _MINUTE, requests_back, tokens_back)
     requests = headers.get("x-ratelimit-limit")
     if requests is None:
         return None
     back = _back(headers, "x-ratelimit-remaining", "x-ratelimit-reset")
     tokens_back = _back(headers, "x-tokenlimit-remaining", "x-ratelimit-reset")
-    return _hint(requests, back, headers.get("x-tokenlimit-limit"), tokens_back, 1.0)  # Together: per second
+    return _hint(requests, headers.get("x-tokenlimit-limit"), 1.0, back, tokens_back)  # Together: per second
 
 
 def _told(headers: Mapping[str, str], name: str, left: str, back: str) -> tuple[str | None, float | None]:
@@ -66,6 +66,22 @@ def _seconds(reset: str) -> float:
     return seconds
 
 
+def rate_of_families(headers: Mapping[str, str]) -> RateHint | None:
+    """Return what Anthropic tells, which has a limit of requests and several of tokens: of all, of input, of output.
+
+    The pool knows one limit of tokens: the widest is taken, and the longest pause.
+    """
+    requests = headers.get("anthropic-ratelimit-requests-limit")
+    tokens = next((told for kind in _KINDS if (told := headers.get(f"anthropic-ratelimit-{kind}-limit"))), None)
+    if requests is None and tokens is None:
+        return None
+    waits = [wait for kind in _KINDS if (wait := family_back(headers, kind)) is not None]
+    return _hint(requests, tokens, _MINUTE, family_back(headers, "requests"), max(waits, default=None))
+
+
+_KINDS = ("tokens", "input-tokens", "output-tokens")
+
+
 def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | None:
     """Seconds until all is back, where nothing is left."""
     return go_duration(headers.get(reset, "")) if headers.get(remaining) == "0" else None
@@ -73,7 +89,7 @@ def _back(headers: Mapping[str, str], remaining: str, reset: str) -> float | Non
 
 @lru_cache(maxsize=256)
 def _hint(
-    requests: str | None, requests_back: float | None, tokens: str | None, tokens_back: float | None, seconds: float
+    requests: str | None, tokens: str | None, seconds: float, requests_back: float | None, tokens_back: float | None
 ) -> RateHint:
     return RateHint(
         requests=_limit(requests),

@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from tanuki_async._errors import ProviderError, RefusalError, clip
-from tanuki_async._records import Completion, Head, JsonValue, Model, Reply, Usage
+from tanuki_async._errors import AttachmentRefusedError, ProviderError, RefusalError, clip
+from tanuki_async._records import FILE_NAME, Attachment, Completion, Head, JsonValue, Model, Reply, Turn, Usage
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._answers import no_answer
-from tanuki_async.providers._bodies import Bodies, quote, schema_of, turns_of
+from tanuki_async.providers._bodies import Bodies, data_url, quote, schema_of
 from tanuki_async.providers._errors import QUOTA_CODES, error_from
 from tanuki_async.providers._rates import rate_from
 from tanuki_async.providers._thoughts import spoken
@@ -32,7 +32,10 @@ class ResponseBodies(Bodies):
     def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
         """Everything before the first turn."""
         parts = [b'{"model":', quote(model.name), b',"instructions":', quote(head.system), b',"input":[']
-        return b"".join((*parts, *turns_of(head.examples, _ROLES)))
+        examples: list[bytes] = []
+        for turn in head.examples:
+            examples += self.seen(turn, model, abilities)
+        return b"".join(parts) + b"".join(examples)[1:]
 
     def end(self, head: Head, model: Model, abilities: Abilities, max_tokens: int | None) -> bytes:
         """Everything after the last turn."""
@@ -47,13 +50,37 @@ class ResponseBodies(Bodies):
         sent = {name: value for name, value in fields.items() if value is not None and name not in abilities.dropped}
         return b"]," + json.dumps({"store": False, **sent}, separators=(",", ":")).encode("ascii")[1:]
 
+    def seen(self, turn: Turn, model: Model, abilities: Abilities) -> Sequence[bytes]:
+        """One message with what is attached to it. AttachmentRefusedError for what cannot be sent."""
+        if not turn.attachments:
+            return _ROLES[turn.role], quote(turn.text), b"}"
+        parts = [_ROLES[turn.role], b'[{"type":"input_text","text":', quote(turn.text), b"}"]
+        for attachment in turn.attachments:
+            if attachment.kind in abilities.untaken:
+                raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
+            parts += _attached(attachment)
+        return [*parts, b"]}"]
+
     def joined(self, parts: Sequence[bytes]) -> bytes:
-        """Put the parts together; the first turn has no comma before it. Inside a text this could not stand."""
-        return b"".join(parts).replace(b'"input":[,', b'"input":[', 1)
+        """Put the parts together; the first turn has no comma before it."""
+        begin, first, *others = parts
+        return b"".join((begin, first[1:] if begin.endswith(b'"input":[') else first, *others))
 
     def streamed(self, body: bytes, abilities: Abilities) -> bytes:
         """Make of a request one whose answer comes in pieces."""
         return body if "stream" in abilities.dropped else body[:-1] + b',"stream":true}'
+
+
+def _attached(attachment: Attachment) -> tuple[bytes, ...]:
+    if attachment.kind == "image":
+        begin, field = b',{"type":"input_image",', b'"image_url":'
+    else:
+        begin, field = b',{"type":"input_file",', b'"file_url":'
+    if attachment.url:
+        return begin, field, quote(attachment.url), b"}"
+    if attachment.kind == "document":
+        field = b'"filename":"%b","file_data":' % FILE_NAME.encode("ascii")
+    return (begin, field, *data_url(attachment), b"}")
 
 
 def _text_format(head: Head, abilities: Abilities) -> JsonValue:

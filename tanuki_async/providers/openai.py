@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import urlsplit
 
-from tanuki_async._errors import (
-    ProviderError,
-    ProviderUnreachableError,
-    RequestRejectedError,
-)
-from tanuki_async._models import lookup
-from tanuki_async._records import Completion, Decision, Limits, Model, Reply, Request, SchemaDialect, Usage
-from tanuki_async.abc import Http, Provider
+from tanuki_async._errors import ProviderError
+from tanuki_async._models import ANYTHING, lookup
+from tanuki_async._records import Completion, Decision, Limits, Model, Request, SchemaDialect, Usage
+from tanuki_async.abc import Http
 from tanuki_async.providers._abilities import Abilities
-from tanuki_async.providers._account import Account
 from tanuki_async.providers._answers import vectors_from
 from tanuki_async.providers._bodies import Bodies, encode_embedding
-from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
+from tanuki_async.providers._chats import Chats, Form
+from tanuki_async.providers._chunks import Chunks
 from tanuki_async.providers._decisions import DECIDERS, DecisionBodies, completion_of, decision_from
-from tanuki_async.providers._errors import error_from
 from tanuki_async.providers._lists import about_a_model, model_names, what_is_there, with_more
 from tanuki_async.providers._response_events import ResponseEvents
 from tanuki_async.providers._responses import ResponseBodies
@@ -35,20 +29,9 @@ logger = logging.getLogger("tanuki_async.providers")
 
 SAMPLING = frozenset({"temperature", "top_p", "frequency_penalty", "presence_penalty"})
 """What a model does not take while it reasons."""
-_MOST_CONCESSIONS = 8
-"""How many parameters one call may give up, one after the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """One of the two forms in which a question is asked and answered."""
-
-    path: str
-    bodies: Bodies
-    events: type[Chunks]
-
-
-class OpenAICompatible(Account, Provider):
+class OpenAICompatible(Chats):
     """A server that speaks OpenAI's format: vLLM, Ollama, llama.cpp, LM Studio, Groq, OpenRouter and many more.
 
     Sends only fields that such servers commonly know, and learns from a 400 which of them this one does not.
@@ -56,8 +39,8 @@ class OpenAICompatible(Account, Provider):
     Responses API instead of Chat Completions.
     """
 
+    _title = "an OpenAI-compatible server"
     _embedding_encoding: str | None = None
-    _decides: bool = False
 
     def __init__(
         self,
@@ -70,16 +53,12 @@ class OpenAICompatible(Account, Provider):
         headers: Mapping[str, str] | None = None,
         responses: bool = False,
     ) -> None:
-        super().__init__(base_url, api_key, headers)
-        self.name = name
-        self.limits = limits or Limits()
-        self._models = dict(models or {})
-        self._learned: dict[str, tuple[Model, Abilities]] = {}
+        super().__init__(base_url, name=name, api_key=api_key, models=models, limits=limits, headers=headers)
         self._responses = responses
         self._bodies = Bodies()
         self._forms = {
-            "chat": _Form("/chat/completions", self._bodies, Chunks),
-            "responses": _Form("/responses", ResponseBodies(), ResponseEvents),
+            "chat": Form("/chat/completions", self._bodies, Chunks),
+            "responses": Form("/responses", ResponseBodies(), ResponseEvents),
         }
 
     @classmethod
@@ -92,55 +71,11 @@ class OpenAICompatible(Account, Provider):
         return made
 
     def model(self, name: str) -> Model:
-        """Describe the model called `name`: as the user did, as the table does, or cautiously."""
-        model = self._models.get(name) or lookup(self.name, name, retired=self._may_serve_retired())
-        model = model or self._unknown_model(name)
+        model = super().model(name)
         return replace(model, endpoint="responses") if self._responses else model
 
-    async def complete(self, request: Request, http: Http) -> Completion:
-        """Ask once; a parameter that the server does not know is given up, for good, and the question repeated."""
-        model = request.model
-        if self._decides and (decision := await self.decide(request, http)) is not None:
-            return completion_of(decision, model.name)
-        form = self._forms[model.endpoint]
-        url, headers = self._url(form.path), self._headers or self._make_headers()
-        concessions = 0
-        while True:
-            abilities = self._abilities(model)
-            body = form.bodies.encode(request, abilities)
-            reply = await self._send(http, url, headers, body, model)
-            if reply.status == 200:
-                return form.events.read(reply, provider=self.name, model=model.name, secrets=self._secrets)
-            error = self._error(reply, model)
-            concessions += 1
-            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
-                raise await self._explained(error, http)
-
-    async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:
-        """Ask once, and yield the text as it comes, then the Completion. Servers that cannot stream answer at once."""
-        model = request.model
-        form = self._forms[model.endpoint]
-        url, headers = self._url(form.path), self._headers or self._make_headers()
-        concessions = 0
-        while True:
-            abilities = self._abilities(model)
-            body = form.bodies.streamed(form.bodies.encode(request, abilities), abilities)
-            try:
-                async with http.stream("POST", url, headers=headers, body=body) as answer:
-                    if answer.status == 200:
-                        events = form.events(
-                            answer.headers, provider=self.name, model=model.name, secrets=self._secrets
-                        )
-                        async with aclosing(pieces_from(answer, events)) as pieces:
-                            async for piece in pieces:
-                                yield piece
-                        return
-                    error = self._error(await whole_reply(answer), model)
-            except ProviderUnreachableError as cut:
-                raise ProviderUnreachableError(cut.message, self.name, model.name) from cut
-            concessions += 1
-            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
-                raise await self._explained(error, http)
+    def _form(self, model: Model) -> Form:
+        return self._forms[model.endpoint]
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order. All texts travel in one request."""
@@ -174,50 +109,9 @@ class OpenAICompatible(Account, Provider):
     def _is_openai(self) -> bool:
         return False
 
-    def _may_serve_retired(self) -> bool:
-        """Tell whether a model may still answer here that its maker retired."""
-        return False
-
     def _unknown_model(self, name: str) -> Model:
         server = server_at(self._base())
-        return Model(provider=self.name, name=name, token_field=server.token_field if server else "max_tokens")
-
-    def _assume(self, model: Model) -> Abilities:
-        return Abilities.of(model)
-
-    def _abilities(self, model: Model) -> Abilities:
-        known = self._learned.get(model.name)
-        if known is None or (known[0] is not model and known[0] != model):
-            known = self._learned[model.name] = (model, self._assume(model))
-        return known[1]
-
-    def _learn(self, model: Model, sent: Abilities, error: ProviderError, body: bytes) -> bool:
-        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again."""
-        if not isinstance(error, RequestRejectedError):
-            return False
-        if self._abilities(model) is not sent:
-            return True  # another call learned meanwhile; see whether that was it
-        concession = sent.without(error, body)
-        if concession is None:
-            return False
-        self._learned[model.name] = (model, concession[0])
-        logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
-        return True
-
-    async def _send(self, http: Http, url: str, headers: Mapping[str, str], body: bytes, model: Model) -> Reply:
-        try:
-            return await http.send("POST", url, headers=headers, body=body)
-        except ProviderUnreachableError as error:
-            raise ProviderUnreachableError(error.message, self.name, model.name) from error
-
-    def _error(self, reply: Reply, model: Model) -> ProviderError:
-        return error_from(
-            reply,
-            provider=self.name,
-            model=model.name,
-            secrets=self._secrets,
-            key_hint=f"the key is from {self._key_variable}" if self._key_variable and not self._api_key else "",
-        )
+        return replace(super()._unknown_model(name), token_field=server.token_field if server else "max_tokens")
 
 
 class OpenAI(OpenAICompatible):
@@ -250,6 +144,11 @@ class OpenAI(OpenAICompatible):
         )
         self._decides = decisions
         self._questions = DecisionBodies()
+
+    async def complete(self, request: Request, http: Http) -> Completion:
+        if self._decides and (decision := await self.decide(request, http)) is not None:
+            return completion_of(decision, request.model.name)
+        return await super().complete(request, http)
 
     async def decide(self, request: Request, http: Http) -> Decision | None:
         """Let the model choose, if `decisions` is on. Where it cannot, it is asked in writing from then on."""
@@ -290,6 +189,7 @@ class OpenAI(OpenAICompatible):
             schema_dialect=dialect,
             instruction_role="developer",
             token_field="max_completion_tokens",
+            attachments=ANYTHING,
         )
 
     def _may_serve_retired(self) -> bool:

@@ -41,14 +41,33 @@ def _as_chat(body: Mapping[str, Any]) -> dict[str, Any]:
     chat = {name: value for name, value in body.items() if name in _SAME}
     chat |= {new: body[old] for old, new in _RENAMED.items() if old in body}
     asked = body.get("input", "")
-    turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(cast("list[Any]", asked))
+    turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else cast("list[dict[str, Any]]", asked)
     first = [{"role": "developer", "content": body["instructions"]}] if body.get("instructions") else []
-    chat["messages"] = first + turns
+    chat["messages"] = first + [{"role": turn.get("role"), "content": _content(turn.get("content"))} for turn in turns]
     if effort := _mapping(body.get("reasoning")).get("effort"):
         chat["reasoning_effort"] = effort
     if wanted := _mapping(_mapping(body.get("text")).get("format")):
         chat["response_format"] = _chat_format(wanted)
     return chat
+
+
+def _content(content: object) -> object:
+    """Say what a message's content says as the content of a chat's message."""
+    if not isinstance(content, list):
+        return content
+    return [_part(part) for part in cast("list[dict[str, Any]]", content)]
+
+
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+    match part.get("type"):
+        case "input_text" | "output_text":
+            return {"type": "text", "text": part.get("text")}
+        case "input_image":
+            return {"type": "image_url", "image_url": {"url": part.get("image_url")}}
+        case "input_file":
+            return {"type": "file", "file": {"filename": part.get("filename"), "file_data": part.get("file_data")}}
+        case kind:
+            raise RefusedError(f"Invalid value: {kind!r}.", "input", "invalid_value")
 
 
 def _chat_format(wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,18 +116,18 @@ class ResponseStreaming(Streaming):
 
     _sequence = 0
 
-    def begin(self) -> None:
+    def _open(self) -> None:
         self._named("response.created", response={"status": "in_progress", "output": []})
         self._named("response.output_item.added", output_index=0, item={"type": "reasoning", "summary": []})
 
-    def say(self, text: str) -> None:
+    def _piece(self, text: str) -> None:
         self._named("response.output_text.delta", delta=text, output_index=1, content_index=0)
 
-    def end(self, answer: Answer) -> None:
+    def _close(self, answer: Answer) -> None:
         whole = _response(self._request, answer, self._number)
         self._named(f"response.{whole['status']}", response=whole)
 
-    def error(self, body: bytes) -> None:
+    def _error(self, body: bytes) -> None:
         self._named("error", **{"code": None, "param": None, **json.loads(body)["error"], "type": "error"})
 
     def _named(self, kind: str, **fields: Any) -> None:

@@ -51,27 +51,24 @@ class Streaming:
     async def send(self, pieces: AsyncIterator[object], whole: Answer | None, *, pause: float = 0.0) -> None:
         """Send the pieces as they come. A Fault among them is sent as an error event, or closes the connection."""
         self._connection.begin(200, self._headers)
-        self.begin()
+        self._open()
         async for piece in pieces:
             if isinstance(piece, Fault):
                 await self._fail(piece)
                 return
             self._said.append(str(piece))
-            self.say(str(piece))
+            self._piece(str(piece))
             if pause:
                 await asyncio.sleep(pause)
-        self.end(whole or Answer("".join(self._said)))
+        self._close(whole or Answer("".join(self._said)))
 
-    def begin(self) -> None:
-        """Send what comes before the text."""
+    def _open(self) -> None:
         self._delta({"role": "assistant", "content": ""})
 
-    def say(self, text: str) -> None:
-        """Send one piece of the text."""
+    def _piece(self, text: str) -> None:
         self._delta({"content": text})
 
-    def end(self, answer: Answer) -> None:
-        """Send what comes after the text."""
+    def _close(self, answer: Answer) -> None:
         if answer.refusal is not None:
             self._delta({"refusal": answer.refusal})
         self._delta({}, answer.finish_reason)
@@ -80,18 +77,17 @@ class Streaming:
             self._event({"choices": [], "usage": _openai.usage_fields(count_usage(self._request.messages, answer))})
         self._connection.chunk(b"data: [DONE]\n\n")
 
-    def error(self, body: bytes) -> None:
-        """Send an error in the middle of the answer."""
-        self._connection.chunk(b"data: " + body + b"\n\n")
-
     async def _fail(self, fault: Fault) -> None:
         if fault.reply is not None:
-            self.error(fault.reply.body)
+            self._error(fault.reply.body)
             return
         if fault.then == "hang":
             await asyncio.get_running_loop().create_future()
         self._connection.close(at_once=fault.then == "abort")
         raise BrokenOffError
+
+    def _error(self, body: bytes) -> None:
+        self._connection.chunk(b"data: " + body + b"\n\n")
 
     def _delta(self, delta: Mapping[str, Any], finish: str | None = None) -> None:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

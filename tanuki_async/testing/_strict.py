@@ -30,6 +30,8 @@ _CONSTRAINTS = frozenset((
     "maxItems",
 ))
 # fmt: on
+_IMAGE = re.compile(r"https://\S+\Z|data:image/(png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+=*\Z")
+_PDF = re.compile(r"data:application/pdf;base64,[A-Za-z0-9+/]+=*\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _MOST_PROPERTIES, _DEEPEST, _MOST_NAMES, _MOST_ENUM = 5000, 10, 120_000, 1000
 
@@ -80,6 +82,26 @@ def _check_messages(messages: object) -> None:
             raise RefusedError(f"Invalid value: {where}.role", f"{where}.role", "invalid_value")
         if not isinstance(message.get("content"), str | list):
             raise RefusedError(f"Invalid value for '{where}.content'", f"{where}.content", "invalid_type")
+        if isinstance(content := message["content"], list):
+            for index, part in enumerate(cast("list[object]", content)):
+                _check_part(_mapping(part), f"{where}.content[{index}]", message["role"])
+
+
+def _check_part(part: Mapping[str, Any], where: str, role: str) -> None:
+    kind = part.get("type")
+    allowed = ("text", "image_url", "file") if role == "user" else ("text",)
+    if kind not in allowed:
+        raise RefusedError(
+            f"Invalid value: {kind!r}. Supported values are: {allowed}.", f"{where}.type", "invalid_value"
+        )
+    if kind == "text" and not isinstance(part.get("text"), str):
+        raise RefusedError(f"Missing required parameter: '{where}.text'.", f"{where}.text")
+    if kind == "image_url" and not _IMAGE.match(str(_mapping(part.get("image_url")).get("url"))):
+        raise RefusedError("Invalid image_url: a https: URL or base64 data.", f"{where}.image_url.url", "invalid_value")
+    if kind == "file":
+        told = _mapping(part.get("file"))
+        if not told.get("filename") or not _PDF.match(str(told.get("file_data"))):
+            raise RefusedError("Invalid file: a name and base64 data of a PDF.", f"{where}.file", "invalid_value")
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
-from tanuki_async._records import JsonSchema, JsonValue, Reply, Usage
+from tanuki_async._records import Attachment, JsonSchema, JsonValue, Reply, Usage
+from tanuki_async.testing._contents import attachments_in, content_text
 
 __all__ = ["Answer", "ChatRequest", "EmbeddingRequest", "Fault", "ScriptError", "Value"]
 
@@ -44,6 +45,15 @@ class ChatRequest:
             if role == "user" and (found := _json_object(text)) is not None:
                 return found
         return {}
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """What is attached to the call: to the last user message that has attachments or is a JSON object."""
+        for message in reversed(self.messages):
+            found = attachments_in(message.get("content"))
+            if message["role"] == "user" and (found or _json_object(content_text(message.get("content"))) is not None):
+                return found
+        return ()
 
     def _turns(self) -> Iterator[tuple[str, str]]:
         for message in reversed(self.messages):
@@ -259,13 +269,6 @@ def encode_value(value: JsonValue, schema: JsonSchema | None) -> str:
 
 def _has_envelope(value: JsonValue) -> bool:
     return isinstance(value, dict) and list(value) == ["value"]
-
-
-def content_text(content: object) -> str:
-    """The text of a message's content, which is a string or a list of parts."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in cast("list[dict[str, Any]]", content))
-    return content if isinstance(content, str) else ""
 
 
 def tokens(text: str) -> int:

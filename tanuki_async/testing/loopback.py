@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that answers as OpenAI would, with what a test tells it to say."""
+"""A real HTTP server on this machine that answers as a vendor would, with what a test tells it to say."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _openai, _responses
+from tanuki_async.testing import _anthropic, _bedrock, _openai, _responses
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
 from tanuki_async.testing._plainest import simplest
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
+from tanuki_async.testing._strict_anthropic import check_message
 from tanuki_async.testing.answers import (
     ChatRequest,
     EmbeddingRequest,
@@ -30,13 +31,13 @@ from tanuki_async.testing.answers import (
 
 __all__ = ["LoopbackServer"]
 
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
+CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 _UNSET: Any = object()
 
 
 class LoopbackServer:
-    """Speaks OpenAI's wire format on 127.0.0.1: chat completions, responses, embeddings, the list of models.
+    """Speaks OpenAI's format (chat completions, responses, embeddings, models) and Anthropic's messages on 127.0.0.1.
 
     `answer` tells what a chat is answered: a callable (plain or async) that gets the ChatRequest, a list or iterator
     of answers, or one answer for all. An answer is text (the content), another JSON value (encoded, in the envelope
@@ -45,9 +46,9 @@ class LoopbackServer:
     one, it is the plainest value that fits the schema. `embedding` is the same for embeddings: it gets an
     EmbeddingRequest and returns vectors; by default they come from the words of a text.
 
-    `strict` answers 400 where OpenAI would; without `streams` a request for a stream is one. `latency` is in seconds,
-    as is the `pause` between two pieces of a stream. What goes wrong in an answerer is answered 400, so that no client
-    tries again, and raised when the server closes.
+    `strict` answers 400 where the vendor would; without `streams` a request for a stream is one. `latency` is in
+    seconds, as is the `pause` between two pieces of a stream. What goes wrong in an answerer is answered 400, so that
+    no client tries again, and raised when the server closes.
     """
 
     def __init__(
@@ -172,7 +173,7 @@ class LoopbackServer:
         request = fixture.get("request", {})
         method, path = request.get("method", "POST"), request.get("path", CHAT)
         reply = fixture_reply(fixture, body=body)
-        if (method, path) in (("POST", CHAT), ("POST", RESPONSES)):
+        if method == "POST" and path in _FACES:
             self._chat.put(reply)
         elif (method, path) == ("POST", EMBEDDINGS):
             self._embedding.put(reply)
@@ -229,7 +230,8 @@ class LoopbackServer:
             asked, answer = self._ask(request)
         except RefusedError as error:
             fault = Fault.status(400, message=error.message, param=error.param, code=error.code)
-            self._send(connection, fault if error.code != "invalid_api_key" else _BAD_KEY)
+            fault = fault if error.code != "invalid_api_key" else _BAD_KEY
+            self._send(connection, _anthropic.fault_of(fault) if request.path == MESSAGES else fault)
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
             self._send(connection, self._failed(error))
@@ -241,21 +243,20 @@ class LoopbackServer:
 
     def _ask(self, request: HttpRequest) -> tuple[object, object]:
         route = (request.method, request.path)
-        if self._api_key is not None and request.headers.get("authorization") != f"Bearer {self._api_key}":
+        keys = (request.headers.get("authorization"), f"Bearer {request.headers.get('x-api-key')}")
+        if self._api_key is not None and f"Bearer {self._api_key}" not in keys:
             raise RefusedError("Incorrect API key provided.", code="invalid_api_key")
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
-        if route in (("POST", CHAT), ("POST", RESPONSES)):
-            read = _openai.read_chat if request.path == CHAT else _responses.read
+        if request.method == "POST" and _bedrock.is_bedrock(request.path):
+            return self._ask_bedrock(request)
+        if request.method == "POST" and request.path in _FACES:
+            read, check = _FACES[request.path]
             chat = read(_json_body(request), request.headers)
             self.requests.append(chat)
-            self._check(check_chat, chat.body)
-            answer = self._chat.next_answer(chat)
-            if isinstance(answer, AsyncIterator):
-                pieces = cast("AsyncIterator[object]", answer)
-                return chat, pieces if chat.body.get("stream") else joined(pieces)
-            return chat, answer
+            self._check(lambda body: check(body, request.headers), chat.body)
+            return chat, self._next_chat(chat)
         if route == ("POST", EMBEDDINGS):
             texts = _openai.read_embedding(_json_body(request), request.headers)
             self.requests.append(texts)
@@ -267,6 +268,20 @@ class LoopbackServer:
         return request, Fault.status(
             404, message=f"Unknown request URL: {request.method} {request.path}", code="unknown_url"
         )
+
+    def _ask_bedrock(self, request: HttpRequest) -> tuple[object, object]:
+        asked = _bedrock.read(request.path, _json_body(request), request.headers)
+        self.requests.append(asked)
+        if isinstance(asked, EmbeddingRequest):
+            return asked, self._embedding.next_answer(asked)
+        return asked, self._next_chat(asked)
+
+    def _next_chat(self, chat: ChatRequest) -> object:
+        answer = self._chat.next_answer(chat)
+        if isinstance(answer, AsyncIterator):
+            pieces = cast("AsyncIterator[object]", answer)
+            return pieces if chat.body.get("stream") else joined(pieces)
+        return answer
 
     def _check(self, check: Callable[[Mapping[str, Any]], None], body: Mapping[str, Any]) -> None:
         if body.get("stream") and not self.streams:
@@ -305,7 +320,7 @@ class LoopbackServer:
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
         headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            kind = _responses.ResponseStreaming if isinstance(asked, _responses.ResponseRequest) else Streaming
+            kind = _STREAMS.get(type(asked), Streaming)
             await kind(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
@@ -323,11 +338,20 @@ class LoopbackServer:
             self._send(connection, self._failed(error))
 
     def _render(self, asked: object, answer: object) -> Reply | Fault:
+        if isinstance(answer, Fault) and isinstance(asked, _anthropic.MessageRequest):
+            return _anthropic.fault_of(answer)
         if isinstance(answer, Reply | Fault):
             return answer
-        if isinstance(asked, ChatRequest):
-            write = _responses.write if isinstance(asked, _responses.ResponseRequest) else _openai.write_chat
-            body = write(asked, as_answer(answer, asked.schema), self.served)
+        if isinstance(asked, _bedrock.ConverseRequest):
+            return _bedrock.reply(asked, as_answer(answer, asked.schema), self.served)
+        if isinstance(asked, _bedrock.TitanRequest):
+            return _bedrock.reply(asked, cast("Sequence[Sequence[float]]", answer), self.served)
+        if isinstance(asked, _anthropic.MessageRequest):
+            body = _anthropic.write_message(asked, as_answer(answer, asked.schema), self.served)
+        elif isinstance(asked, _responses.ResponseRequest):
+            body = _responses.write(asked, as_answer(answer, asked.schema), self.served)
+        elif isinstance(asked, ChatRequest):
+            body = _openai.write_chat(asked, as_answer(answer, asked.schema), self.served)
         elif isinstance(asked, EmbeddingRequest):
             body = _openai.write_embeddings(asked, cast("Sequence[Sequence[float]]", answer))
         else:
@@ -335,7 +359,9 @@ class LoopbackServer:
         return self._reply(body)
 
     def _reply(self, body: bytes) -> Reply:
-        return Reply(status=200, headers={**self._headers, "x-request-id": f"req_{self.served:016x}"}, body=body)
+        number = f"req_{self.served:016x}"
+        headers = {**self._headers, "x-request-id": number, "request-id": number}
+        return Reply(status=200, headers=headers, body=body)
 
     def _failed(self, error: Exception) -> Fault:
         self.failures.append(error)
@@ -366,6 +392,18 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+_FACES: dict[str, tuple[Callable[..., ChatRequest], Callable[[Mapping[str, Any], Mapping[str, str]], None]]] = {
+    CHAT: (_openai.read_chat, lambda body, _: check_chat(body)),
+    RESPONSES: (_responses.read, lambda body, _: check_chat(body)),
+    MESSAGES: (_anthropic.read_message, check_message),
+}
+"""How the chats of each vendor are read, and what it refuses."""
+
+_STREAMS: dict[type[ChatRequest], type[Streaming]] = {
+    _anthropic.MessageRequest: _anthropic.MessageStreaming,
+    _responses.ResponseRequest: _responses.ResponseStreaming,
+    _bedrock.ConverseRequest: _bedrock.ConverseStreaming,
+}
 _BAD_KEY = Fault.status(401, message="Incorrect API key provided.")
 
 

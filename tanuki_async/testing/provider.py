@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from tanuki_async._codec.media import content_of
 from tanuki_async._errors import ProviderError, RateLimitedError, RefusalError
+from tanuki_async._models import ANYTHING
 from tanuki_async._records import Completion, JsonValue, Limits, Model, Request, Usage
 from tanuki_async.abc import Http, Provider
 from tanuki_async.testing._openai import DIMENSIONS, vector
@@ -64,7 +66,7 @@ class FakeProvider(Provider):
 
     def model(self, name: str) -> Model:
         """The model as given to this provider, else with the usual assumptions."""
-        return self._models.get(name) or Model(provider=self.name, name=name)
+        return self._models.get(name) or Model(provider=self.name, name=name, attachments=ANYTHING)
 
     def put(self, *answers: object) -> None:
         """Answer the next questions with these, before anything else."""
@@ -173,7 +175,7 @@ class FakeProvider(Provider):
 def as_chat(request: Request) -> ChatRequest:
     """Show a Request the way a LoopbackServer would see it, so that one answerer serves both."""
     turns = (*request.head.examples, *request.turns)
-    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    messages = [{"role": turn.role, "content": content_of(turn)} for turn in turns]
     return ChatRequest(
         model=request.model.name,
         messages=[{"role": request.model.instruction_role, "content": request.head.system}, *messages],

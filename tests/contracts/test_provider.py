@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from pydantic import TypeAdapter
@@ -21,9 +21,11 @@ from tanuki_async._errors import (
     RequestRejectedError,
 )
 from tanuki_async._pool.http import Connections
-from tanuki_async._records import AnswerSchema, Completion, GenerationParams, Head, Model, Request, Turn
+from tanuki_async._records import AnswerSchema, Attachment, Completion, GenerationParams, Head, Model, Request, Turn
 from tanuki_async.abc import Provider
+from tanuki_async.providers.anthropic import Anthropic
 from tanuki_async.providers.anyscale import Anyscale
+from tanuki_async.providers.bedrock import Bedrock
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.providers.together import TogetherAI
 from tanuki_async.testing import Answer, ChatRequest, Fault, LoopbackServer
@@ -43,8 +45,11 @@ MAKERS: dict[str, Callable[[str], Provider]] = {
     "responses": lambda url: OpenAI(KEY, url, responses=True),
     "together": lambda url: TogetherAI(KEY, url),
     "anyscale": lambda url: Anyscale(KEY, url),
+    "anthropic": lambda url: Anthropic(KEY, url),
+    "bedrock": lambda url: Bedrock(KEY, base_url=url),
     "compatible": lambda url: OpenAICompatible(url, api_key=KEY),
 }
+WITHOUT_EMBEDDINGS = {"anthropic"}
 
 
 @dataclass
@@ -68,7 +73,7 @@ class Setup:
 
 @pytest.fixture(params=list(MAKERS))
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[Setup]:
-    async with LoopbackServer() as server:
+    async with LoopbackServer(strict=True, api_key=KEY) as server:
         http = Connections()
         yield Setup(MAKERS[request.param](server.url), server, http)
         await http.aclose()
@@ -91,6 +96,17 @@ async def test_the_model_sees_instructions_examples_and_turns_in_order(setup: Se
     (asked,) = setup.server.requests
     assert asked.system == "Answer in JSON."
     assert asked.text == "the input"
+
+
+async def test_what_is_attached_reaches_the_model_beside_its_text(setup: Setup) -> None:
+    picture = Attachment(kind="image", media_type="image/png", data=b"\x89PNG\r\n\x1a\n")
+    paper = Attachment(kind="document", media_type="application/pdf", data=b"%PDF-1.7")
+    turns = (Turn("user", '{"a":{"image":1}}', (picture, paper)), Turn("assistant", "x"), Turn("user", "again"))
+    await setup.provider.complete(replace(setup.request(), turns=turns), setup.http)
+    (asked,) = setup.server.requests
+    assert asked.arguments == {"a": {"image": 1}}
+    assert asked.attachments == (picture, paper)
+    assert asked.text == "again"
 
 
 async def test_an_answer_that_was_cut_off_says_so(setup: Setup) -> None:
@@ -166,11 +182,15 @@ async def test_many_calls_at_once_do_not_mix_their_answers(setup: Setup) -> None
 
 async def test_embeddings_come_one_per_text_in_order(setup: Setup) -> None:
     texts = ["cats", "dogs", "cats"]
+    if setup.provider.name in WITHOUT_EMBEDDINGS:
+        with pytest.raises(RequestRejectedError, match="no embeddings"):
+            await setup.provider.embed(setup.model, texts, setup.http)
+        return
     vectors, usage = await setup.provider.embed(setup.provider.model("text-embedding-3-small"), texts, setup.http)
     assert len(vectors) == 3
     assert vectors[0] == vectors[2] != vectors[1]
     assert all(isinstance(number, float) for number in vectors[0])
-    assert usage.requests == 1
+    assert 1 <= usage.requests <= 3  # a list at once, or one by one
 
 
 async def test_one_instance_serves_several_loops(setup: Setup) -> None:

@@ -194,6 +194,20 @@ async def owners(storage: Storage, provider: Provider) -> None:
     await tanuki.feedback(bare, "good", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@tanuki.patch
+async def look(photo: tanuki.Image, plan: tanuki.Document | None = None) -> str:
+    """Say what is on it."""
+    ...
+
+
+async def images(data: bytes) -> None:
+    assert_type(await tanuki.Image.open("photo.png"), tanuki.Image)
+    assert_type(await look(tanuki.Image(data), await tanuki.Document.open("plan.pdf")), str)
+    await look(tanuki.Image(url="https://pictures.example/1.png"))
+    await look(tanuki.Document(data))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tanuki.Image("photo.png")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def errors(error: tanuki.TanukiError) -> None:
     if isinstance(error, tanuki.ProviderError):
         assert_type(error.status, int | None)
