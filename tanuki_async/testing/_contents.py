@@ -29,10 +29,8 @@ def attachments_in(content: object) -> tuple[Attachment, ...]:
             found.append(_attachment("document", part["file"]["file_data"]))
         elif part.get("type") in ("image", "document"):
             found.append(_from_source(part["type"], part["source"]))
-        elif kind := next((kind for kind in _KINDS if kind in part), None):
-            block = part[kind]
-            data = base64.b64decode(block["source"]["bytes"], validate=True)
-            found.append(Attachment(kind=kind, media_type=f"{_KINDS[kind]}/{block['format']}", data=data))
+        else:
+            found += [_from_block(kind, part[kind]) for kind in _KINDS if part.get(kind)]
     return tuple(found)
 
 
@@ -50,3 +48,9 @@ def _from_source(kind: Attached, source: dict[str, str]) -> Attachment:
     data = source["data"]
     decoded = data.encode() if source["type"] == "text" else base64.b64decode(data, validate=True)
     return Attachment(kind=kind, media_type=source["media_type"], data=decoded)
+
+
+def _from_block(kind: Attached, block: dict[str, Any]) -> Attachment:
+    """Read one in Bedrock's form."""
+    data = base64.b64decode(block["source"]["bytes"], validate=True)
+    return Attachment(kind=kind, media_type=f"{_KINDS[kind]}/{block['format']}", data=data)
