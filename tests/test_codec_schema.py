@@ -327,22 +327,21 @@ def test_any_value_of_any_type_survives_the_wire(data):
     assert made.dump(made.decode(text)) == natural
 
 
-CONSTRAINED: list[Any] = [
-    Annotated[int, Field(ge=0, le=9, multiple_of=3)],
-    Annotated[float, Field(gt=0, lt=1)],
-    Annotated[str, Field(min_length=1, max_length=3, pattern="^a+$")],
-    Annotated[list[int], Field(min_length=1)],
-    Annotated[list[str], Field(min_length=2, max_length=4)],
-    Annotated[set[int], Field(max_length=4)],
-    Annotated[dict[str, int], Field(min_length=2)],
-    Annotated[Decimal, Field(gt=0, max_digits=5)],
-    Annotated[tuple[int, ...], Field(max_length=2, description="At most a pair.")],
-    Path,
-    AnyUrl,
+CONSTRAINED: list[tuple[Any, Any]] = [
+    (Annotated[int, Field(ge=0, le=9, multiple_of=3)], 3),
+    (Annotated[float, Field(gt=0, lt=1)], 0.5),
+    (Annotated[str, Field(min_length=1, max_length=3, pattern="^a+$")], "a"),
+    (Annotated[list[int], Field(min_length=1)], [1]),
+    (Annotated[list[str], Field(min_length=2, max_length=4)], ["a", "b"]),
+    (Annotated[set[int], Field(max_length=4)], {1}),
+    (Annotated[dict[str, int], Field(min_length=2)], {"a": 1, "b": 2}),
+    (Annotated[Decimal, Field(gt=0, max_digits=5)], Decimal("0.5")),
+    (Annotated[tuple[int, ...], Field(max_length=2, description="At most a pair.")], (1,)),
+    (Path, Path("a")),
+    (AnyUrl, AnyUrl("https://host.invalid")),
 ]
-constrained = st.recursive(
-    st.sampled_from([(annotation, st.nothing()) for annotation in CONSTRAINED]) | leaves, containers, max_leaves=6
-)
+bounded = st.sampled_from([(annotation, st.just(value)) for annotation, value in CONSTRAINED])
+constrained = st.recursive(bounded | leaves, containers, max_leaves=6)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails, to_json
 
 from tanuki_async._codec.schema import Wire
 from tanuki_async._errors import clip
+from tanuki_async._records import record
 
 COMPLAINT = 1_000  # characters, at most
 PROBLEMS = 4  # of which a complaint tells
@@ -31,7 +32,7 @@ _LOOSE = re.compile(
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parsed:
     """A value of the declared type. `output_json` is its natural JSON; `repaired`: found only by being tolerant."""
 
