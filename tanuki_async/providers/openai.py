@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import ProviderError
@@ -145,10 +146,14 @@ class OpenAI(OpenAICompatible):
         self._decides = decisions
         self._questions = DecisionBodies()
 
-    async def complete(self, request: Request, http: Http) -> Completion:
-        if self._decides and (decision := await self.decide(request, http)) is not None:
-            return completion_of(decision, request.model.name)
-        return await super().complete(request, http)
+    def complete(self, request: Request, http: Http) -> Coroutine[Any, Any, Completion]:
+        return self._decided(request, http) if self._decides else super().complete(request, http)
+
+    async def _decided(self, request: Request, http: Http) -> Completion:
+        decision = await self.decide(request, http)
+        return (
+            await super().complete(request, http) if decision is None else completion_of(decision, request.model.name)
+        )
 
     async def decide(self, request: Request, http: Http) -> Decision | None:
         """Let the model choose, if `decisions` is on. Where it cannot, it is asked in writing from then on."""
