@@ -183,7 +183,11 @@ async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
     wire = desk.spec.wire
     assert wire is not None  # embeddings are not conversations
     while len(attempts) <= desk.options.max_repairs:
-        completion = await ask(desk, teacher, request, question)
+        if desk.plain:
+            completion = await desk.pool.complete(teacher.provider, request, question.progress)
+            desk.tally.spend(teacher.model, completion.usage, audit=question.auditing)
+        else:
+            completion = await ask(desk, teacher, request, question)
         if completion.truncated:
             completion = await with_more_room(desk, teacher, request, question, completion)
         parsed = parse.parse(wire, completion.text)
@@ -198,7 +202,7 @@ async def converse(desk: Desk, teacher: Teacher, question: Question) -> Parsed:
 
 
 def ask(desk: Desk, teacher: Teacher, request: Request, question: Question) -> Coroutine[Any, Any, Completion]:
-    """Get one answer through the pool, with a second request behind it where that was asked for."""
+    """Get one answer within its budgets, with a second request behind it where that was asked for."""
     if desk.hedger is None or question.auditing:
         return exchange(desk, teacher, request, question.progress, auditing=question.auditing)
     return hedged(desk, desk.hedger, teacher, request, question.progress)

@@ -75,8 +75,8 @@ class Desk:
 
     __slots__ = (
         "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "deadlines",
-        "flights", "hedger", "options", "patches", "pool", "purse", "recalled", "remember", "roomy", "spawn", "spec",
-        "tally", "teachers",
+        "flights", "hedger", "options", "patches", "plain", "pool", "purse", "recalled", "remember", "roomy",
+        "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +107,7 @@ class Desk:
         self.tally = tally
         self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two
         self.answers, self.flights = answers, flights
+        self.plain = hedger is None and purse is None  # one request is all there is to an answer
         self.batcher: Any = None  # of _embed, made at the first embedding
         self._recall = recall
         self._recalling: asyncio.Task[None] | None = None

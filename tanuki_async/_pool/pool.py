@@ -7,7 +7,6 @@ import logging
 import random as random_module
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
@@ -50,6 +49,7 @@ class Answered(Protocol):
 
 
 T = TypeVar("T", bound=Answered)
+Q = TypeVar("Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,13 @@ class _Account:
 
 
 @dataclass(slots=True, eq=False)
-class _Trip(Generic[T]):
+class _Trip(Generic[Q, T]):
     """One call whose first try failed: what stays the same over its tries."""
 
     account: _Account
     lane: Lane
-    once: Callable[[], Awaitable[T]]
+    ask: Callable[[Q, Http], Awaitable[T]]
+    question: Q
     tokens: float
     ticket: int
     progress: Progress
@@ -171,20 +172,19 @@ class Pool:
         model = request.model
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
         size = _size(request, lane) if lane.counts_tokens else 0
-        once = partial(ask or provider.complete, request, self._http)
-        return self._bring(account, lane, once, size, progress)
+        return self._bring(account, lane, ask or provider.complete, request, size, progress)
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
     ) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order, with the same care as `complete`."""
 
-        async def once() -> Vectors:
-            return Vectors(*await provider.embed(model, texts, self._http))
+        async def ask(texts: Sequence[str], http: Http) -> Vectors:
+            return Vectors(*await provider.embed(model, texts, http))
 
         account, lane = self._lanes.get((id(provider), model.name)) or self._open_lane(provider, model)
         size = sum(map(len, texts)) // 4 if lane.counts_tokens else 0
-        found = await self._bring(account, lane, once, size, progress)
+        found = await self._bring(account, lane, ask, texts, size, progress)
         return found.vectors, found.usage
 
     def statistics(self) -> PoolStatistics:
@@ -227,18 +227,25 @@ class Pool:
         return LocalBudget.of(limits, self._clock) if limited else None
 
     async def _bring(
-        self, account: _Account, lane: Lane, once: Callable[[], Awaitable[T]], tokens: float, progress: Progress
+        self,
+        account: _Account,
+        lane: Lane,
+        ask: Callable[[Q, Http], Awaitable[T]],
+        question: Q,
+        tokens: float,
+        progress: Progress,
     ) -> T:
         self._arrived = ticket = self._arrived + 1
         if progress.started is None:
             progress.started = self._clock.monotonic()
         try:
             try:
-                answered = await self._attempt(account, lane, once, tokens, ticket, progress)
+                answered = await self._attempt(account, lane, ask, question, tokens, ticket, progress)
             except ProviderError as error:
                 if not is_retryable(error):
                     raise
-                answered = await self._insist(_Trip(account, lane, once, tokens, ticket, progress), error)
+                trip = _Trip(account, lane, ask, question, tokens, ticket, progress)
+                answered = await self._insist(trip, error)
         except ProviderError as error:
             account.failures += 1
             error.tried = tuple(progress.tried)
@@ -246,12 +253,14 @@ class Pool:
         account.used.add(answered.usage)
         return answered
 
-    async def _insist(self, trip: _Trip[T], error: ProviderError) -> T:
+    async def _insist(self, trip: _Trip[Q, T], error: ProviderError) -> T:
         progress, circuit = trip.progress, trip.lane.circuit
 
         async def again() -> T:
             trip.account.retries += 1
-            return await self._attempt(trip.account, trip.lane, trip.once, trip.tokens, trip.ticket, progress)
+            return await self._attempt(
+                trip.account, trip.lane, trip.ask, trip.question, trip.tokens, trip.ticket, progress
+            )
 
         def seconds_left() -> float | None:
             if progress.others and circuit.probe_at is not None:
@@ -271,7 +280,8 @@ class Pool:
         self,
         account: _Account,
         lane: Lane,
-        once: Callable[[], Awaitable[T]],
+        ask: Callable[[Q, Http], Awaitable[T]],
+        question: Q,
         tokens: float,
         ticket: int,
         progress: Progress,
@@ -280,7 +290,7 @@ class Pool:
         try:
             progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
-            answered = await once()
+            answered = await ask(question, self._http)
             lane.answered(place.number)
             if answered.rate is not None:
                 lane.hear(answered.rate, answered.usage)
@@ -307,7 +317,7 @@ class Pool:
             place.refund()
         place.lane.failed(error, place.number)
 
-    async def _pause(self, trip: _Trip[T], seconds: float) -> None:
+    async def _pause(self, trip: _Trip[Q, T], seconds: float) -> None:
         """Wait between two tries, beyond what the model's own pause takes: that is waited for in the queue."""
         if queued := trip.lane.paused_for():
             seconds -= queued

@@ -73,7 +73,10 @@ class Chats(Account, Provider):
         while True:
             abilities = self._abilities(model)
             body = form.bodies.encode(request, abilities)
-            reply = await self._send(http, url, headers, body, model)
+            try:
+                reply = await http.send("POST", url, headers=headers, body=body)
+            except ProviderUnreachableError as cut:
+                raise ProviderUnreachableError(cut.message, self.name, model.name) from cut
             if reply.status == 200:
                 return form.events.read(reply, provider=self.name, model=model.name, secrets=self._secrets)
             error = self._error(reply, model)

@@ -146,7 +146,10 @@ class OpenAI(OpenAICompatible):
         self._decides = decisions
         self._questions = DecisionBodies()
 
-    def complete(self, request: Request, http: Http) -> Coroutine[Any, Any, Completion]:
+    # Not `async`: who does not decide would pay for one frame more. Pyright knows only one kind of coroutine.
+    def complete(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, request: Request, http: Http
+    ) -> Coroutine[Any, Any, Completion]:
         return self._decided(request, http) if self._decides else super().complete(request, http)
 
     async def _decided(self, request: Request, http: Http) -> Completion:
