@@ -12,8 +12,10 @@ import pytest
 from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
-from tanuki_async._pool import wire
-from tanuki_async._pool.http import Connections, proxies_are_named, wants_proxy
+from tanuki_async._pool import dial, wire
+from tanuki_async._pool.http import Connections
+from tanuki_async._pool.proxy import find_proxy, proxies_are_named
+from tanuki_async._pool.targets import split_url
 from tanuki_async._records import Reply
 from tanuki_async.testing import LoopbackServer
 
@@ -322,9 +324,9 @@ def test_the_environment_tells_whether_a_proxy_is_needed(monkeypatch: pytest.Mon
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
     monkeypatch.setenv("no_proxy", "localhost,.internal")
     assert proxies_are_named()
-    assert wants_proxy(wire.split_url("https://api.openai.com/v1"))
-    assert not wants_proxy(wire.split_url("http://api.openai.com/v1"))
-    assert not wants_proxy(wire.split_url("https://vllm.internal/v1"))
+    assert find_proxy(split_url("https://api.openai.com/v1")) is not None
+    assert find_proxy(split_url("http://api.openai.com/v1")) is None
+    assert find_proxy(split_url("https://vllm.internal/v1")) is None
 
 
 @pytest.mark.usefixtures("no_proxies")
@@ -371,7 +373,7 @@ async def test_an_address_that_refuses_makes_way_for_the_next(
 
 
 async def test_who_is_cancelled_while_connections_are_made_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "CONNECTING_AT_ONCE", 1)
+    monkeypatch.setattr(dial, "CONNECTING_AT_ONCE", 1)
     http = Connections()
     async with RawServer([ok()]) as server:
         tasks = [asyncio.create_task(post(http, server.url)) for _ in range(6)]

@@ -48,7 +48,7 @@ def is_retryable(error: ProviderError) -> bool:
     """Tell whether the same request may succeed later. The server's own word on that counts most."""
     if error.begun:
         return False
-    if error.should_retry is not None and not isinstance(error, ProviderUnreachableError):
+    if error.should_retry is not None:
         return error.should_retry
     return isinstance(error, ProviderUnreachableError | ProviderUnavailableError | RateLimitedError)
 
