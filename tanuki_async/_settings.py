@@ -63,7 +63,7 @@ class Settings:
     http_client: Any = None
     """An `httpx.AsyncClient` (or httpx2's) to use for everything; it stays open when the Tanuki closes."""
     verify: Any = None
-    """Whose certificates to trust: an `ssl.SSLContext`, used as it is, or the path of a file or directory of certificate
+    """Whose certificates to trust: an `ssl.SSLContext`, used as it is, or the path of a file or directory of
     authorities. None takes SSL_CERT_FILE or SSL_CERT_DIR, then the authorities that certifi knows."""
     flush_interval: float = 0.05
     queue_bytes: int = 64 * 2**20
@@ -184,8 +184,8 @@ def _check_verify(of: Settings) -> None:
         return
     raise SettingsError(
         "verify is the path of a file or directory of certificate authorities, or an ssl.SSLContext, not "
-        f"{verify!r}; to trust any server, knowing what that risks, make a context and set check_hostname = False, then "
-        "verify_mode = ssl.CERT_NONE"
+        f"{verify!r}; to trust any server, at your own risk, make a context and set its check_hostname to False, "
+        "then its verify_mode to ssl.CERT_NONE"
     )
 
 

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tanuki_async._errors import NotOpenError, ProviderUnreachableError, clip
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
 from tanuki_async._pool.limits import Gate
 from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.proxy import Proxy, open_tunnel
@@ -42,7 +42,8 @@ class Dialer:
         await self._gate.enter()
         try:
             async with asyncio.timeout(self.connect_seconds):
-                context = (await self.trust()).context if target.scheme == "https" else None
+                trust = await self.trust() if target.scheme == "https" else None
+                context = trust.context if trust else None
                 transport, protocol = await self._connect_somewhere(make, target, proxy, context)
         except TimeoutError as error:
             raise ProviderUnreachableError(f"no connection to {where} within {self.connect_seconds:g} s") from error
@@ -55,6 +56,12 @@ class Dialer:
         if self._closed:
             transport.abort()
             raise NotOpenError("the connections were closed while one was being made")
+        if trust and not trust.http2 and transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            transport.abort()
+            raise SettingsError(
+                f"the SSLContext in verify= offers HTTP/2, and {target} picked that; install tanuki_async[http2], or "
+                "leave 'h2' out of its set_alpn_protocols"
+            )
         return protocol
 
     async def trust(self) -> Trust:

@@ -6,10 +6,9 @@ By default ours, alone or through a proxy; or exactly the client that the user g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
@@ -19,7 +18,7 @@ from tanuki_async._pool.names import shared
 from tanuki_async._pool.proxy import Forwarded, Proxy, find_proxy, proxies_are_named
 from tanuki_async._pool.targets import Target, split_url
 from tanuki_async._pool.trust import Trust, Verify
-from tanuki_async._pool.wire import Direct
+from tanuki_async._pool.wire import Connection, Direct
 from tanuki_async._records import Reply
 from tanuki_async.abc import Streamed
 
@@ -169,11 +168,14 @@ class Connections:
 
 
 def _open_way(scheme: str, proxy: Proxy | None, dialer: Dialer, *, http2: bool) -> Transport:
-    connect = partial(dialer.connect, proxy=proxy)
     if http2:
         from tanuki_async._pool.http2 import Multiplexed
 
-        return Multiplexed(connect)
+        return Multiplexed(dialer, proxy)
+
+    def connect(make: Callable[[], Connection], target: Target) -> Awaitable[Connection]:
+        return dialer.connect(make, target, proxy)
+
     if proxy is not None and scheme == "http":
         return Forwarded(Direct(connect, absolute=True), proxy)
     return Direct(connect)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import ssl
 from dataclasses import dataclass
@@ -53,9 +54,8 @@ def _read_environment() -> ssl.SSLContext:
 
 def _load_http2() -> bool:
     """Tell whether the extra `http2` is there, and load it."""
-    return False
     try:
-        import tanuki_async._pool.http2  # noqa: F401
+        importlib.import_module("tanuki_async._pool.http2")
     except ImportError as error:
         if error.name and error.name.partition(".")[0] == "h2":
             return False

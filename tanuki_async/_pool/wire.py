@@ -113,6 +113,11 @@ class Direct:
         """Take a URL apart, once."""
         return self._targets.get(url) or self._learn(url)
 
+    def adopt(self, connection: Connection, target: Target) -> None:
+        """Keep a connection that was made elsewhere, for the next request."""
+        if not connection.lost and not self._closed:
+            self._keep(connection, target)
+
     def post(self, connection: Connection, request: bytes) -> None:
         """Send a request: at once, or with those of all other calls that run in this round of the loop.
 
