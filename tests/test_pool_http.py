@@ -14,8 +14,6 @@ from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
 from tanuki_async._pool import dial, wire
 from tanuki_async._pool.http import Connections
-from tanuki_async._pool.proxy import find_proxy, proxies_are_named
-from tanuki_async._pool.targets import split_url
 from tanuki_async._records import Reply
 from tanuki_async.testing import LoopbackServer
 
@@ -316,35 +314,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.mark.usefixtures("no_proxies")
-def test_the_environment_tells_whether_a_proxy_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not proxies_are_named()
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
-    monkeypatch.setenv("no_proxy", "localhost,.internal")
-    assert proxies_are_named()
-    assert find_proxy(split_url("https://api.openai.com/v1")) is not None
-    assert find_proxy(split_url("http://api.openai.com/v1")) is None
-    assert find_proxy(split_url("https://vllm.internal/v1")) is None
-
-
-@pytest.mark.usefixtures("no_proxies")
-async def test_a_proxy_that_cannot_be_used_is_told(http: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(SettingsError, match="socks"):
-        await post(http, "http://api.invalid/v1")
-
-
-@pytest.mark.usefixtures("no_proxies")
-async def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    http = Connections()
-    async with RawServer([ok(b"from the proxy")]) as server:
-        monkeypatch.setenv("http_proxy", f"http://{server.host}")
-        replies = await asyncio.gather(*(post(http, "http://api.invalid/v1") for _ in range(3)))
-        assert {reply.body for reply in replies} == {b"from the proxy"}
-        assert server.requests[0].startswith(b"POST http://api.invalid/v1/x?y=1 HTTP/1.1\r\n")
-    await http.aclose()
 
 
 @pytest.mark.usefixtures("no_proxies")

@@ -62,16 +62,15 @@ def find_proxy(target: Target) -> Proxy | None:
 def read_proxy(url: str) -> Proxy:
     """Take the URL of a proxy apart; one without a scheme is http. SettingsError for what is none."""
     whole = url if "://" in url else f"http://{url}"
-    shown = whole.rpartition("@")[2]
     try:
         parts = urlsplit(whole)
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port, parts = None, None, urlsplit("")
-    if not host or parts.scheme not in _PORTS:
+    if not host or parts.scheme not in _PORTS:  # not shown: a password may stand anywhere in it
         raise SettingsError(
-            f"the environment names the proxy {shown!r}; write http://host:port, https://… or socks5://… "
-            "into HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or exempt hosts in NO_PROXY"
+            "the URL of the proxy that the environment names cannot be used; write http://host:port, https://… or "
+            "socks5://… into HTTP_PROXY, HTTPS_PROXY or ALL_PROXY, or exempt hosts in NO_PROXY"
         )
     secret = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     authorization = f"Basic {b64encode(secret.encode()).decode()}" if secret != ":" else ""
@@ -86,19 +85,24 @@ async def open_tunnel(proxy: Proxy, address: str, target: Target) -> socket.sock
         tunnel.setblocking(False)
         await loop.sock_connect(tunnel, (address, proxy.port))
         await loop.sock_sendall(tunnel, _connect_request(proxy, target))
-        answer = Answer(without_body=True)
-        while not answer.feed(piece := await loop.sock_recv(tunnel, 4096)):
-            if not piece:
-                raise ConnectionError("the proxy closed the connection")
-        if not 200 <= answer.status <= 299:
-            raise refusal(answer.status, proxy, target)
-    except MalformedError as error:
-        tunnel.close()
-        raise ProviderUnreachableError(f"what the proxy {proxy} sent is not a valid HTTP answer: {error}") from error
+        status = await _read_status(tunnel, proxy)
+        if not 200 <= status <= 299:
+            raise refusal(status, proxy, target)
     except BaseException:
         tunnel.close()
         raise
     return tunnel
+
+
+async def _read_status(tunnel: socket.socket, proxy: Proxy) -> int:
+    answer = Answer(without_body=True)
+    try:
+        while not answer.feed(piece := await asyncio.get_running_loop().sock_recv(tunnel, 4096)):
+            if not piece:
+                raise ConnectionError("the proxy closed the connection")
+    except MalformedError as error:
+        raise ProviderUnreachableError(f"what the proxy {proxy} sent is not a valid HTTP answer: {error}") from error
+    return answer.status
 
 
 def _connect_request(proxy: Proxy, target: Target) -> bytes:
