@@ -156,6 +156,60 @@ async def test_a_late_answer_is_never_taken_for_the_next_one(http: Connections) 
     assert server.connections == 2
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ok(b"1", "Connection: close"), CLOSE],
+        [ok(b"1") + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"],
+        [b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1"],
+    ],
+    ids=["the server closes", "more was sent than asked for", "HTTP/1.0"],
+)
+async def test_a_connection_that_cannot_serve_again_is_closed(http: Connections, pieces: list[object]) -> None:
+    async with RawServer(pieces) as server:
+        for _ in range(2):
+            assert (await post(http, server.url)).body == b"1"
+        assert server.connections == 2
+
+
+async def test_an_answer_to_head_has_no_body_and_leaves_the_connection(http: Connections) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
+    async with RawServer(lambda count: [head] if count == 1 else [ok()]) as server:
+        reply = await http.send("HEAD", server.url, headers={})
+        assert (reply.body, reply.headers["content-length"]) == (b"", "17")
+        assert (await post(http, server.url)).body == b"{}"
+        assert server.connections == 1
+
+
+async def test_notes_in_advance_and_trailers_are_passed_over(http: Connections) -> None:
+    early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Sum: 1\r\nX-End: 2\r\n\r\n"
+    async with RawServer([early, chunked[:30], chunked[30:]]) as server:
+        for _ in range(2):
+            assert (await post(http, server.url)).body == b"{}"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_a_hundred_megabytes_go_up_and_come_down(
+    http: Connections, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    body = b"x" * 100_000_000
+    async with RawServer([ok(body)], tls=tls if secure else None) as server:
+        async with asyncio.timeout(20):
+            reply = await post(http, server.url, body)
+        assert len(reply.body) == len(body)
+        assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+async def test_a_hundred_megabytes_come_down_in_chunks(http: Connections) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"f4240\r\n" + b"x" * 1_000_000 + b"\r\n"
+    async with RawServer([head, chunk * 100, b"0\r\n\r\n"]) as server, asyncio.timeout(20):
+        assert len((await post(http, server.url)).body) == 100_000_000
+
+
 async def test_a_redirect_is_not_followed_so_that_the_key_stays_here(http: Connections) -> None:
     moved = b"HTTP/1.1 307 Moved\r\nLocation: http://elsewhere.invalid/\r\nContent-Length: 0\r\n\r\n"
     async with RawServer([moved]) as server:
