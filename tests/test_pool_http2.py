@@ -8,6 +8,8 @@ import pytest
 from _h2_server import CERTIFICATE, Asked, H2Server, tls, until
 from _raw_server import CLOSE, RawServer, ok
 from h2.errors import ErrorCodes
+from h2.events import DataReceived
+from h2.settings import SettingCodes
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
 from tanuki_async._pool import session, wire
@@ -356,6 +358,58 @@ async def test_a_stream_that_is_cut_is_told(http: Connections) -> None:
     async with H2Server(lambda asked, _, stream: asked.reply(stream, b"abc", end=False)) as server:
         with pytest.raises(ProviderUnreachableError, match="before its answer was whole"):
             await read()
+    assert http.statistics().in_flight == 0
+
+
+async def test_an_upload_waits_for_the_server_and_may_be_cancelled(http: Connections) -> None:
+    async with H2Server() as server:
+        await post(http, server.url)
+        asked = server.connections[0]
+        hear, came = asked.hear, 0
+
+        def take_no_more(event: object) -> None:
+            nonlocal came
+            if isinstance(event, DataReceived):
+                came += len(event.data)
+            else:
+                hear(event)
+
+        asked.hear = take_no_more  # type: ignore[method-assign]
+        task = asyncio.create_task(post(http, server.url, b"x" * 1_000_000))
+        await until(lambda: came == 65535 - 8)
+        task.cancel()
+        await asyncio.wait_for(server.reset.wait(), 1)
+        assert server.resets == [ErrorCodes.CANCEL]
+        assert (await http.send("GET", server.url, headers={})).status == 200
+        assert len(server.connections) == 1
+
+
+async def test_fewer_places_than_before_are_respected(http: Connections) -> None:
+    async with H2Server(places=50) as server:
+        await post(http, server.url)
+        asked = server.connections[0]
+        asked.http.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 1})
+        asked.flush()
+        replies = await asyncio.gather(*(post(http, server.url) for _ in range(20)))
+        assert {reply.status for reply in replies} == {200}
+
+
+async def test_an_answer_that_is_too_large_is_told_and_ended(
+    http: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tanuki_async._pool.exchange.LARGEST_BODY", 100_000)
+    async with H2Server(lambda asked, _, stream: asked.reply(stream, b"x" * 2_000_000)) as server:
+        with pytest.raises(ProviderUnreachableError, match="larger than 100000 bytes"):
+            await post(http, server.url)
+        await asyncio.wait_for(server.reset.wait(), 1)
+        assert server.sent < 2_000_000
+
+
+async def test_thousands_at_once_wait_for_their_places(http: Connections) -> None:
+    async with H2Server(places=100) as server:
+        replies = await asyncio.gather(*(post(http, server.url, None) for _ in range(1000)))
+        assert {reply.status for reply in replies} == {200}
+        assert len(server.connections) <= 11
     assert http.statistics().in_flight == 0
 
 

@@ -6,14 +6,15 @@ import asyncio
 import copy
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from tanuki_async._errors import NotOpenError
 from tanuki_async._pool import wire
 from tanuki_async._pool.session import Session
 from tanuki_async._pool.wire import Connection
 
-Connect = Callable[[Callable[[Session], None]], Awaitable[Session | Connection]]
+Connect: TypeAlias = Callable[[Callable[[Session], None]], Coroutine[Any, Any, Session | Connection]]
 
 
 class Origin:
@@ -91,7 +92,7 @@ class Origin:
             self._waiting.popleft()
         wanted = -(-len(self._waiting) // max(1, self._usual)) if self._usual else min(1, len(self._waiting))
         while len(self._dialing) < wanted:
-            task = asyncio.ensure_future(self._connect(self.changed))
+            task = asyncio.create_task(self._connect(self.changed), name=f"tanuki_async: connect to {self._name}")
             self._dialing.add(task)
             task.add_done_callback(self._made)
 

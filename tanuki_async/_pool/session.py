@@ -45,6 +45,7 @@ class Session(asyncio.Protocol):
         self._exchanges: dict[int, Exchange] = {}
         self._transport: Any = None
         self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushing = False
         self._full = False  # more was written than the socket takes
         self._heard = 0  # how often anything came
         self._doubt: asyncio.TimerHandle | None = None
@@ -114,14 +115,14 @@ class Session(asyncio.Protocol):
                 with suppress(StreamClosedError):
                     self._http.reset_stream(exchange.id, ErrorCodes.CANCEL)
                 self._ask_whether_it_lives(exchange.began)
-            self._flush()
+            self._flush_soon()
         self.give_back()
 
     def acknowledge(self, exchange: Exchange, size: int) -> None:
         """Let the server send `size` more bytes."""
         if not self.lost:
             self._http.acknowledge_received_data(size, exchange.id)
-            self._flush()
+            self._flush_soon()
 
     def close(self) -> None:
         """Say goodbye and close."""
@@ -184,7 +185,7 @@ class Session(asyncio.Protocol):
         except BaseException:
             self.give_back()
             raise
-        self._flush()
+        self._flush_soon()
         self._leaving = self._leaving or number >= LAST_ID
         exchange = self._exchanges[number] = Exchange(self, number, began=self._heard, sent=not body)
         return exchange
@@ -249,8 +250,15 @@ class Session(asyncio.Protocol):
         for exchange in self._exchanges.values():
             exchange.tell()
 
+    def _flush_soon(self) -> None:
+        """Write at the end of this round of the loop, together with what other calls have to say in it."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
-        if data := self._http.data_to_send():
+        self._flushing = False
+        if (data := self._http.data_to_send()) and not self._transport.is_closing():
             self._transport.write(data)
 
 

@@ -21,12 +21,9 @@ class Target:
     authority: str
     """Host and port as the URL has them."""
     path: str
+    origin: tuple[str, str, int]
     start: str
     """What follows the method: the rest of the request line, and the headers that every request has."""
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        return (self.scheme, self.host, self.port)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
@@ -53,8 +50,8 @@ def split_url(url: str, *, absolute: bool = False) -> Target:
         raise SettingsError(f"{clip(url)!r} is not an absolute http or https URL")
     asked = f"{parts.scheme}://{shown}{path}" if absolute else path
     start = f" {asked} HTTP/1.1\r\nhost: {shown}\r\n{_PACKED}"
-    default = 443 if parts.scheme == "https" else 80
-    return Target(parts.scheme, parts.hostname, port or default, shown, path, start)
+    origin = (parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
+    return Target(*origin, authority=shown, path=path, origin=origin, start=start)
 
 
 class CutError(Exception):
