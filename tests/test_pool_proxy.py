@@ -187,6 +187,20 @@ async def test_closing_ends_a_tunnel_that_is_being_made(http: Connections, monke
         await asyncio.wait_for(proxy.closed_by_client.wait(), 1)
 
 
+def test_a_tunnel_works_on_another_event_loop(monkeypatch: pytest.MonkeyPatch, plain_tls: ssl.SSLContext) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        http = Connections(verify=CERTIFICATE)
+        async with LoopbackProxy() as proxy, RawServer([ok(b"far")], tls=plain_tls) as server:
+            monkeypatch.setenv("https_proxy", proxy.host)
+            assert (await post(http, server.url)).body == b"far"
+            await http.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
 async def test_a_certificate_is_checked_inside_a_tunnel(
     monkeypatch: pytest.MonkeyPatch, plain_tls: ssl.SSLContext
 ) -> None:

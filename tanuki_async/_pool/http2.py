@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
 from tanuki_async._pool.dial import Dialer
@@ -148,8 +148,7 @@ class Undecided(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         chosen: Any = transport.get_extra_info("ssl_object").selected_alpn_protocol()
         self.picked = Session(self._changed) if chosen == "h2" else self._plain()
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_protocol(self.picked)
+        cast(asyncio.Transport, transport).set_protocol(self.picked)  # uvloop's is one in all but name
         self.picked.connection_made(transport)
 
 
