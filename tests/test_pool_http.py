@@ -151,7 +151,7 @@ async def test_cancelling_closes_the_connection(http: Connections) -> None:
 async def test_a_late_answer_is_never_taken_for_the_next_one(http: Connections) -> None:
     async with RawServer(lambda count: [ok(b"1"), ok(b"stray")] if count == 1 else [ok(b"2")]) as server:
         assert (await post(http, server.url)).body == b"1"
-        await asyncio.sleep(0.01)
+        await asyncio.wait_for(server.closed_by_client.wait(), 1)
         assert (await post(http, server.url)).body == b"2"
     assert server.connections == 2
 

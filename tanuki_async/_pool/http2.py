@@ -74,8 +74,8 @@ class Multiplexed:
     async def aclose(self) -> None:
         """Close all connections. Requests that are still running fail."""
         self._closed = True
-        for origin in self._origins.values():
-            origin.close()
+        for origin in list(self._origins.values()):
+            await origin.aclose()
         await self._direct.aclose()
 
     async def _begin(

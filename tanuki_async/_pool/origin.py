@@ -70,13 +70,15 @@ class Origin:
         if not any(each.is_open for each in self.sessions):
             self._make_more()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close all sessions. Who waits for a place gets NotOpenError."""
-        for task in self._dialing:
-            task.cancel()
+        self._send_away(NotOpenError("the connections were closed while a request waited for its turn"))
         for session in list(self.sessions):
             session.abort()
-        self._send_away(NotOpenError("the connections were closed while a request waited for its turn"))
+        if dialing := list(self._dialing):
+            for task in dialing:
+                task.cancel()
+            await asyncio.wait(dialing)
 
     def _give_out(self) -> None:
         for session in self.sessions:
