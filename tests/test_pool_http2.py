@@ -386,6 +386,31 @@ async def test_an_upload_waits_for_the_server_and_may_be_cancelled(http: Connect
         assert len(server.connections) == 1
 
 
+async def test_an_upload_holds_no_more_than_the_socket_takes(http: Connections) -> None:
+    body = b"x" * 8_000_000
+    async with H2Server() as server:
+        await post(http, server.url)
+        asked = server.connections[0]
+        asked.http.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**24})
+        asked.http.increment_flow_control_window(2**24)
+        asked.flush()
+        task = asyncio.create_task(post(http, server.url, body))
+        await until(lambda: len(asked.headers) == 2)
+        asked.transport.pause_reading()
+        (origin,) = http._ways["https", None]._origins.values()  # type: ignore[attr-defined]
+        await until(lambda: origin.sessions[0]._full)
+        asked.transport.resume_reading()
+        assert (await task).status == 200
+        assert server.requests[1][1] == body
+
+
+async def test_a_server_that_closes_before_it_speaks_is_unreachable(http: Connections) -> None:
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls("h2"))
+    async with server:
+        with pytest.raises(ProviderUnreachableError, match="before it began to speak HTTP/2"):
+            await post(http, f"https://localhost:{server.sockets[0].getsockname()[1]}/v1")
+
+
 async def test_fewer_places_than_before_are_respected(http: Connections) -> None:
     async with H2Server(places=50) as server:
         await post(http, server.url)

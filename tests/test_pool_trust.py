@@ -4,6 +4,8 @@ import asyncio
 import json
 import shutil
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,13 @@ def answer(value: str) -> bytes:
     message = {"role": "assistant", "content": json.dumps({"value": value})}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}).encode()
+
+
+def test_without_the_extra_there_is_no_http_2(subprocess_env: dict[str, str]) -> None:
+    code = "import sys; sys.modules['h2'] = None; from tanuki_async._pool.trust import read_trust as r; print(r(None).http2)"
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=subprocess_env, capture_output=True, text=True, check=True, timeout=30)
+    assert told.stdout == "False\n"
 
 
 async def test_a_whole_call_goes_over_http_2_with_an_authority_of_the_users() -> None:
