@@ -18,6 +18,8 @@ from tanuki_async._records import Budget, GenerationParams, Hedge, Limits, Model
 from tanuki_async.abc import Provider, Storage
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 ModelChoice = str | Model | Sequence[str | Model]
@@ -34,6 +36,7 @@ class SettingsKeywords(TypedDict, total=False):
     student_model: str | None
     limits: Mapping[str, Limits]
     http_client: httpx.AsyncClient | None
+    verify: ssl.SSLContext | str | os.PathLike[str] | None
     flush_interval: float
     queue_bytes: int
     min_agreement: float
@@ -59,6 +62,9 @@ class Settings:
     not count towards the others. They replace the provider's own."""
     http_client: Any = None
     """An `httpx.AsyncClient` (or httpx2's) to use for everything; it stays open when the Tanuki closes."""
+    verify: Any = None
+    """Whose certificates to trust: an `ssl.SSLContext`, used as it is, or the path of a file or directory of
+    authorities. None takes SSL_CERT_FILE or SSL_CERT_DIR, then the authorities that certifi knows."""
     flush_interval: float = 0.05
     queue_bytes: int = 64 * 2**20
     min_agreement: float = 0.9
@@ -79,6 +85,7 @@ class Settings:
                 raise SettingsError(f"{name} must be greater than 0, not {getattr(self, name)!r}")
         _check_students(self.student_model)
         _check_shares(self)
+        _check_verify(self)
         _check_providers(self.providers)
         _check_limits(self.limits)
         _check_budgets(self.budget)
@@ -166,6 +173,20 @@ def _check_budgets(budgets: object) -> None:
                 raise SettingsError(f"Budget({name}=…) is 0 or more, not {getattr(budget, name)!r}")
         if budget.per not in ("day", "life"):
             raise SettingsError(f"Budget(per=…) is 'day' or 'life', not {budget.per!r}")
+
+
+def _check_verify(of: Settings) -> None:
+    verify = of.verify
+    if verify is not None and of.http_client is not None:
+        raise SettingsError("verify= is for connections of our own; give it to the client in http_client= instead")
+    kinds = {kind.__name__ for kind in type(verify).__mro__}  # by name: this module imports no ssl
+    if verify is None or isinstance(verify, (str, os.PathLike)) or "SSLContext" in kinds:
+        return
+    raise SettingsError(
+        "verify is the path of a file or directory of certificate authorities, or an ssl.SSLContext, not "
+        f"{verify!r}; to trust any server, at your own risk, make a context and set its check_hostname to False, "
+        "then its verify_mode to ssl.CERT_NONE"
+    )
 
 
 def _check_providers(providers: object) -> None:

@@ -24,7 +24,7 @@ def only_loopback(event: str, args: tuple[Any, ...]) -> None:
     if event == "socket.connect" and isinstance(args[1], tuple):
         host = str(args[1][0])
     elif event == "socket.getaddrinfo":
-        host = str(args[0] or "127.0.0.1")
+        host = args[0].decode() if isinstance(args[0], bytes) else str(args[0] or "127.0.0.1")
     else:
         return
     try:

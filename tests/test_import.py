@@ -12,7 +12,7 @@ from conftest import ROOT
 import tanuki_async
 
 HEAVY = [
-    "aioboto3", "aiohttp", "anthropic", "fastapi", "httpx", "httpx2", "hypothesis", "numpy", "openai", "opentelemetry",
+    "aioboto3", "aiohttp", "anthropic", "fastapi", "h2", "httpx", "httpx2", "hypothesis", "numpy", "openai", "opentelemetry",
     "pandas", "pyreqwest", "pytest", "redis", "rich", "sklearn", "ssl", "tenacity", "unittest", "uvicorn",
 ]  # fmt: skip
 

@@ -12,8 +12,8 @@ import pytest
 from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
-from tanuki_async._pool import wire
-from tanuki_async._pool.http import Connections, proxies_are_named, wants_proxy
+from tanuki_async._pool import dial, wire
+from tanuki_async._pool.http import Connections
 from tanuki_async._records import Reply
 from tanuki_async.testing import LoopbackServer
 
@@ -151,9 +151,63 @@ async def test_cancelling_closes_the_connection(http: Connections) -> None:
 async def test_a_late_answer_is_never_taken_for_the_next_one(http: Connections) -> None:
     async with RawServer(lambda count: [ok(b"1"), ok(b"stray")] if count == 1 else [ok(b"2")]) as server:
         assert (await post(http, server.url)).body == b"1"
-        await asyncio.sleep(0.01)
+        await asyncio.wait_for(server.closed_by_client.wait(), 1)
         assert (await post(http, server.url)).body == b"2"
     assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [ok(b"1", "Connection: close"), CLOSE],
+        [ok(b"1") + b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"],
+        [b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\n1"],
+    ],
+    ids=["the server closes", "more was sent than asked for", "HTTP/1.0"],
+)
+async def test_a_connection_that_cannot_serve_again_is_closed(http: Connections, pieces: list[object]) -> None:
+    async with RawServer(pieces) as server:
+        for _ in range(2):
+            assert (await post(http, server.url)).body == b"1"
+        assert server.connections == 2
+
+
+async def test_an_answer_to_head_has_no_body_and_leaves_the_connection(http: Connections) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n"
+    async with RawServer(lambda count: [head] if count == 1 else [ok()]) as server:
+        reply = await http.send("HEAD", server.url, headers={})
+        assert (reply.body, reply.headers["content-length"]) == (b"", "17")
+        assert (await post(http, server.url)).body == b"{}"
+        assert server.connections == 1
+
+
+async def test_notes_in_advance_and_trailers_are_passed_over(http: Connections) -> None:
+    early = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX-Sum: 1\r\nX-End: 2\r\n\r\n"
+    async with RawServer([early, chunked[:30], chunked[30:]]) as server:
+        for _ in range(2):
+            assert (await post(http, server.url)).body == b"{}"
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_a_hundred_megabytes_go_up_and_come_down(
+    http: Connections, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    body = b"x" * 100_000_000
+    async with RawServer([ok(body)], tls=tls if secure else None) as server:
+        async with asyncio.timeout(20):
+            reply = await post(http, server.url, body)
+        assert len(reply.body) == len(body)
+        assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+async def test_a_hundred_megabytes_come_down_in_chunks(http: Connections) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"f4240\r\n" + b"x" * 1_000_000 + b"\r\n"
+    async with RawServer([head, chunk * 100, b"0\r\n\r\n"]) as server, asyncio.timeout(20):
+        assert len((await post(http, server.url)).body) == 100_000_000
 
 
 async def test_a_redirect_is_not_followed_so_that_the_key_stays_here(http: Connections) -> None:
@@ -317,35 +371,6 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_proxies")
-def test_the_environment_tells_whether_a_proxy_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not proxies_are_named()
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
-    monkeypatch.setenv("no_proxy", "localhost,.internal")
-    assert proxies_are_named()
-    assert wants_proxy(wire.split_url("https://api.openai.com/v1"))
-    assert not wants_proxy(wire.split_url("http://api.openai.com/v1"))
-    assert not wants_proxy(wire.split_url("https://vllm.internal/v1"))
-
-
-@pytest.mark.usefixtures("no_proxies")
-async def test_a_proxy_that_cannot_be_used_is_told(http: Connections, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
-    with pytest.raises(SettingsError, match="socks"):
-        await post(http, "http://api.invalid/v1")
-
-
-@pytest.mark.usefixtures("no_proxies")
-async def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    http = Connections()
-    async with RawServer([ok(b"from the proxy")]) as server:
-        monkeypatch.setenv("http_proxy", f"http://{server.host}")
-        replies = await asyncio.gather(*(post(http, "http://api.invalid/v1") for _ in range(3)))
-        assert {reply.body for reply in replies} == {b"from the proxy"}
-        assert server.requests[0].startswith(b"POST http://api.invalid/v1/x?y=1 HTTP/1.1\r\n")
-    await http.aclose()
-
-
-@pytest.mark.usefixtures("no_proxies")
 async def test_closing_while_the_way_is_looked_up_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:3128")
     http = Connections()
@@ -371,7 +396,7 @@ async def test_an_address_that_refuses_makes_way_for_the_next(
 
 
 async def test_who_is_cancelled_while_connections_are_made_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "CONNECTING_AT_ONCE", 1)
+    monkeypatch.setattr(dial, "CONNECTING_AT_ONCE", 1)
     http = Connections()
     async with RawServer([ok()]) as server:
         tasks = [asyncio.create_task(post(http, server.url)) for _ in range(6)]

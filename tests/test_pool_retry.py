@@ -40,6 +40,13 @@ def test_the_servers_own_wish_counts_most(wish: bool) -> None:
     assert is_retryable(error) is wish
 
 
+def test_what_the_connections_know_counts_through_a_provider_that_tells_it_in_its_own_name() -> None:
+    told, known = ProviderUnreachableError("x", "openai"), ProviderUnreachableError("x")
+    known.should_retry = False
+    told.__cause__ = known
+    assert not is_retryable(told)
+
+
 def test_delays_double_up_to_a_cap_and_are_random() -> None:
     error = ProviderUnavailableError("x")
     assert [Retry().delay(error, n, lambda: 1.0) for n in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from tanuki_async._pool.parser import LARGEST_BODY, Answer, MalformedError
@@ -34,11 +34,7 @@ class Flow:
             if self._error is not None:
                 raise self._error
             await self._wait()
-        coding = self.answer.headers.get("content-encoding", "identity").lower()
-        if coding in ("gzip", "x-gzip", "deflate"):  # some do not ask what is accepted
-            self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        elif coding != "identity":
-            raise MalformedError(f"its content-encoding is {coding[:60]!r}, which nobody asked for")
+        self._unpack = unpacker(self.answer.headers)
 
     def __aiter__(self) -> Self:
         return self
@@ -47,7 +43,7 @@ class Flow:
         while True:
             if piece := self.answer.take():
                 self._resume()
-                if plain := self._plain(piece):
+                if plain := unpack(self._unpack, piece):
                     return plain
             elif self._error is not None:
                 raise self._error
@@ -80,15 +76,6 @@ class Flow:
         self._resume()
         return self.ended and self.answer.reusable and self._error is None and not self.answer.waiting
 
-    def _plain(self, piece: bytes) -> bytes:
-        if self._unpack is None:
-            return piece
-        try:
-            plain: bytes = self._unpack.decompress(piece, LARGEST_BODY)
-        except zlib.error as error:
-            raise MalformedError("it does not decompress") from error
-        return plain
-
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
@@ -105,3 +92,24 @@ class Flow:
     def _tell(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
+
+
+def unpacker(headers: Mapping[str, str]) -> Any:
+    """What undoes the compression of an answer, or None. MalformedError where nobody asked for it and we cannot."""
+    coding = headers.get("content-encoding", "identity").lower()
+    if coding in ("gzip", "x-gzip", "deflate"):  # some do not ask what is accepted
+        return zlib.decompressobj(zlib.MAX_WBITS | 32)
+    if coding != "identity":
+        raise MalformedError(f"its content-encoding is {coding[:60]!r}, which nobody asked for")
+    return None
+
+
+def unpack(unpacker: Any, piece: bytes) -> bytes:
+    """Undo the compression of a piece, if there is any. MalformedError where the bytes are something else."""
+    if unpacker is None:
+        return piece
+    try:
+        plain: bytes = unpacker.decompress(piece, LARGEST_BODY)
+    except zlib.error as error:
+        raise MalformedError("it does not decompress") from error
+    return plain

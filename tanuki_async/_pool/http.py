@@ -1,21 +1,24 @@
 """The shared connections of one open Tanuki, and the choice of who makes them.
 
-By default `wire.py`, and httpx where a proxy stands between; or exactly the client that the user gave.
+By default ours, alone or through a proxy; or exactly the client that the user gave.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, TanukiError, clip
+from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
+from tanuki_async._pool.dial import CONNECT_SECONDS, Dialer
+from tanuki_async._pool.lent import Lent, open_lent
 from tanuki_async._pool.names import shared
-from tanuki_async._pool.wire import CONNECT_SECONDS, Direct, Target, split_url
+from tanuki_async._pool.proxy import Forwarded, Proxy, find_proxy, proxies_are_named
+from tanuki_async._pool.targets import Target, split_url
+from tanuki_async._pool.trust import Trust, Verify
+from tanuki_async._pool.wire import Connection, Direct
 from tanuki_async._records import Reply
 from tanuki_async.abc import Streamed
 
@@ -49,16 +52,18 @@ class HttpStatistics:
 class Connections:
     """Implements `abc.Http`. Opens at the first request, on the loop that makes it, and stays there until closed.
 
-    `client` is an AsyncClient of httpx or httpx2 that is used as it is, for everything, and never closed here.
+    `client` is an AsyncClient of httpx or httpx2 that is used as it is, for everything, and never closed here. Without
+    one, `verify` says whom to trust: an SSLContext, or the path of a file or directory of certificates.
     """
 
-    def __init__(self, client: Any = None, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(self, client: Any = None, *, connect_seconds: float = CONNECT_SECONDS, verify: Verify = None) -> None:
         self._client = client
-        self._connect_seconds = connect_seconds
+        self._connect_seconds, self._verify = connect_seconds, verify
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._direct: Transport | None = None
-        self._proxied: asyncio.Task[Transport] | None = None
-        self._routes: dict[str, Transport] = {}  # by beginning of a URL: the proxy depends on scheme and host
+        self._dialer: Dialer | None = None
+        self._ways: dict[tuple[str, Proxy | None], Transport] = {}  # by scheme
+        self._lent: dict[Proxy, asyncio.Task[Lent]] = {}
+        self._routes: dict[str, Transport] = {}  # by URL: the proxy depends on scheme and host
         self._closed = False
         self._in_flight = 0
         self._sent = 0
@@ -106,13 +111,16 @@ class Connections:
     async def aclose(self) -> None:
         """Close what was opened here; requests still on their way fail with NotOpenError. Safe to call twice."""
         self._closed = True
-        direct, proxied, self._direct, self._proxied = self._direct, self._proxied, None, None
-        self._routes.clear()
-        if direct is not None:
-            await direct.aclose()
-        if proxied is not None:
+        ways, lent = list(self._ways.values()), list(self._lent.values())
+        for each in (self._ways, self._lent, self._routes):
+            each.clear()
+        if self._dialer is not None:
+            self._dialer.close()
+        for way in ways:
+            await way.aclose()
+        for opening in lent:
             with suppress(SettingsError):  # it never opened, and whoever asked for it was told
-                await (await proxied).aclose()
+                await (await opening).aclose()
 
     def _open(self) -> None:
         if self._closed:
@@ -122,100 +130,52 @@ class Connections:
         self._loop = asyncio.get_running_loop()
 
     async def _route(self, url: str) -> Transport:
-        target = split_url(url)
-        proxied = self._client is None and proxies_are_named() and await asyncio.to_thread(wants_proxy, target)
-        if self._closed:  # meanwhile: what is opened now, nobody would close
-            raise NotOpenError("the connections were closed while a request was on its way")
-        if proxied:
-            if self._proxied is None:
-                opening = asyncio.to_thread(_open_proxied, self._connect_seconds)  # loads much, and certificates
-                self._proxied = asyncio.create_task(opening, name="tanuki_async: open a client for proxies")
-            transport = await shared(self._proxied)
-        else:
-            self._direct = self._direct or (
-                Lent(self._client) if self._client is not None else Direct(connect_seconds=self._connect_seconds)
-            )
-            transport = self._direct
+        transport = await self._find_way(split_url(url))
+        self._refuse_if_closed()
         if len(self._routes) >= 512:  # URLs with ids in them; models have few others
             self._routes.clear()
         self._routes[url] = transport
         return transport
 
+    def _refuse_if_closed(self) -> None:
+        """End a call in whose last wait everything was closed: what it opened now, nobody would close."""
+        if self._closed:
+            raise NotOpenError("the connections were closed while a request was on its way")
 
-class Lent:
-    """Exchanges over an AsyncClient of httpx or httpx2. Closes it only if it is `ours`."""
+    async def _find_way(self, target: Target) -> Transport:
+        if self._client is not None:
+            return Lent(self._client)
+        proxy = await asyncio.to_thread(find_proxy, target) if proxies_are_named() else None
+        foreign = proxy is not None and proxy.scheme != "http"
+        self._refuse_if_closed()
+        dialer = self._dialer = self._dialer or Dialer(connect_seconds=self._connect_seconds, verify=self._verify)
+        trust = await dialer.trust() if foreign or target.scheme == "https" else None
+        self._refuse_if_closed()
+        if proxy is not None and trust is not None and foreign:
+            return await shared(self._open_lent(proxy, trust))
+        way = self._ways.get((target.scheme, proxy))
+        if way is None:
+            http2 = trust is not None and trust.http2
+            way = self._ways[target.scheme, proxy] = _open_way(target.scheme, proxy, dialer, http2=http2)
+        return way
 
-    def __init__(self, client: Any, *, ours: bool = False) -> None:
-        self._client = client
-        self._ours = ours
-
-    async def send(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Reply:
-        """Exchange one request for one whole answer."""
-        try:
-            response = await self._client.request(method, url, headers=headers, content=body)
-        except Exception as error:  # either library's errors, known by name so that neither need be imported
-            ours = self._translated(error)
-            if ours is None:
-                raise
-            raise ours from error
-        return Reply(status=response.status_code, headers=dict(response.headers), body=response.content)
-
-    @asynccontextmanager
-    async def stream(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> AsyncGenerator[Streamed]:
-        """Exchange one request for an answer that is read as it comes."""
-        plain = {**headers, "accept-encoding": "identity"}
-        try:
-            async with self._client.stream(method, url, headers=plain, content=body) as response:
-                yield Streamed(response.status_code, dict(response.headers), response.aiter_bytes())
-        except Exception as error:  # as in `send`; what the reader raises itself is none of theirs, and goes on
-            ours = self._translated(error)
-            if ours is None:
-                raise
-            raise ours from error
-
-    async def aclose(self) -> None:
-        """Close the client if it is ours."""
-        if self._ours:
-            await self._client.aclose()
-
-    def _translated(self, error: Exception) -> TanukiError | None:
-        if getattr(self._client, "is_closed", False):
-            return NotOpenError("the http_client is closed; keep it open for as long as the Tanuki is")
-        name = type(error).__name__
-        if not any(kind.__name__ in ("RequestError", "InvalidURL") for kind in type(error).__mro__):
-            return None
-        if name in ("ReadTimeout", "WriteTimeout", "PoolTimeout"):
-            return ProviderUnreachableError(
-                f"the http_client's own timeout passed ({name}); make it with `timeout=None`, calls have their own"
-            )
-        return ProviderUnreachableError(f"{name}: {clip(str(error))}" if str(error) else name)
+    def _open_lent(self, proxy: Proxy, trust: Trust) -> asyncio.Task[Lent]:
+        """A client of httpx, for a proxy that wants SOCKS or TLS itself; httpx is loaded only then."""
+        if proxy not in self._lent:
+            opening = asyncio.to_thread(open_lent, proxy, trust.context, self._connect_seconds)
+            self._lent[proxy] = asyncio.create_task(opening, name="tanuki_async: open a client for a proxy")
+        return self._lent[proxy]
 
 
-def proxies_are_named() -> bool:
-    """Tell whether there may be a proxy at all. Quick; some systems keep settings outside the environment."""
-    return sys.platform in ("darwin", "win32") or any(
-        value and name.lower().endswith("_proxy") for name, value in os.environ.items()
-    )
+def _open_way(scheme: str, proxy: Proxy | None, dialer: Dialer, *, http2: bool) -> Transport:
+    if http2:
+        from tanuki_async._pool.http2 import Multiplexed
 
+        return Multiplexed(dialer, proxy)
 
-def wants_proxy(target: Target) -> bool:
-    """Tell whether the environment or the system wants a proxy for this target. May take a while."""
-    from urllib.request import getproxies, proxy_bypass
+    def connect(make: Callable[[], Connection], target: Target) -> Awaitable[Connection]:
+        return dialer.connect(make, target, proxy)
 
-    proxies = getproxies()
-    return (target.scheme in proxies or "all" in proxies) and not proxy_bypass(target.host)
-
-
-def _open_proxied(connect_seconds: float) -> Transport:
-    import httpx
-
-    try:
-        client = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=connect_seconds),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        )
-    except (ImportError, ValueError) as error:  # a SOCKS proxy without its package, or an address that is none
-        raise SettingsError(f"cannot use the proxy that the environment names: {error}") from error
-    return Lent(client, ours=True)
+    if proxy is not None and scheme == "http":
+        return Forwarded(Direct(connect, absolute=True), proxy)
+    return Direct(connect)

@@ -48,8 +48,11 @@ def is_retryable(error: ProviderError) -> bool:
     """Tell whether the same request may succeed later. The server's own word on that counts most."""
     if error.begun:
         return False
-    if error.should_retry is not None and not isinstance(error, ProviderUnreachableError):
-        return error.should_retry
+    wish, cause = error.should_retry, error.__cause__
+    if wish is None and isinstance(cause, ProviderError):  # a provider tells the transport's error in its own name
+        wish = cause.should_retry
+    if wish is not None:
+        return wish
     return isinstance(error, ProviderUnreachableError | ProviderUnavailableError | RateLimitedError)
 
 

@@ -1,85 +1,43 @@
 """HTTP/1.1 straight over asyncio: many small exchanges with few hosts, each cheap, each ended by its cancellation.
 
 A cancelled call closes its connection at once, or the server would go on answering, and billing, unheard. (That is
-why this is not left to a client whose requests run on after their caller is gone.) Proxies are not spoken here.
+why this is not left to a client whose requests run on after their caller is gone.) Who connects stands in `dial.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeAlias
 
-from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._errors import SettingsError
 from tanuki_async._pool.flow import Flow
-from tanuki_async._pool.limits import Gate
-from tanuki_async._pool.names import Names, shared
 from tanuki_async._pool.parser import Answer, MalformedError
 from tanuki_async._pool.rounds import PIECES, Rounds
+from tanuki_async._pool.targets import CutError, Target, malformed, split_url, unreachable
 from tanuki_async._records import Reply
 from tanuki_async.abc import Streamed
 
-CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
-ADDRESS_SECONDS = 2.0  # for one address of a host that has several
-CONNECTING_AT_ONCE = 100  # a thousand in one round would stop the loop for a fifth of a second
 MANY = 8
 """Exchanges at once from which on their requests are sent together."""
 _KNOWN_URLS = 512
-_PACKED, _PLAIN = "accept-encoding: gzip\r\n", "accept-encoding: identity\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a URL leads: taken apart once, then kept."""
-
-    scheme: str
-    host: str
-    port: int
-    start: str
-    """What follows the method: the rest of the request line, and the headers that every request has."""
-
-    @property
-    def origin(self) -> tuple[str, str, int]:
-        return (self.scheme, self.host, self.port)
-
-
-def split_url(url: str) -> Target:
-    """Take a URL apart. SettingsError for one that is not absolute http or https."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise SettingsError(f"{clip(url)!r} is not a URL: {error}") from error
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    shown = parts.netloc.rpartition("@")[2]
-    plain = url.isascii() and url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
-        raise SettingsError(f"{clip(url)!r} is not an absolute http or https URL")
-    start = f" {path} HTTP/1.1\r\nhost: {shown}\r\n{_PACKED}"
-    return Target(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80), start)
 
 
 class Direct:
     """Kept-alive connections to any number of hosts, on one event loop.
 
-    Queues nothing, and has no deadline but for connecting: how many requests there are at once is for the pool to say.
+    Queues nothing, and has no deadline: how many requests there are at once is for the pool to say. `connect` brings
+    a connection made by the function that it is given. `absolute` is for a proxy that is told whole URLs.
     """
 
-    def __init__(self, *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(self, connect: Connect, *, absolute: bool = False) -> None:
+        self._dial, self._absolute = connect, absolute
         self._loop = asyncio.get_running_loop()
-        self._connect_seconds = connect_seconds
         self._targets: dict[str, Target] = {}
         self._idle: dict[tuple[str, str, int], dict[Connection, float]] = {}  # newest last
-        self._names = Names()
-        self._connecting = Gate(CONNECTING_AT_ONCE)
-        self._tls: asyncio.Task[ssl.SSLContext] | None = None
         self._closed = False
         self._outbox = Rounds(self._loop, _write, at_once=0)
         self.inbox = Rounds(self._loop, Connection.answered, at_once=PIECES)
@@ -95,15 +53,15 @@ class Direct:
         if connection := self._take(target):
             try:
                 return await self._exchange(connection, target, request, bodiless)
-            except _CutError as error:
+            except CutError as error:
                 if error.begun:
-                    raise _unreachable(target, error) from error
+                    raise unreachable(target, error) from error
                 # The server closed it while it was idle, and we had not heard yet: a new one will do.
         connection = await self._connect(target)
         try:
             return await self._exchange(connection, target, request, bodiless)
-        except _CutError as error:
-            raise _unreachable(target, error) from error
+        except CutError as error:
+            raise unreachable(target, error) from error
 
     @asynccontextmanager
     async def stream(
@@ -111,16 +69,15 @@ class Direct:
     ) -> AsyncGenerator[Streamed]:
         """Exchange one request for an answer that is read as it comes. Closes the connection unless read to its end."""
         target = self._targets.get(url) or self._learn(url)
-        plain = replace(target, start=target.start.replace(_PACKED, _PLAIN))
-        connection = await self._begin(target, _encode(method, plain, headers, body))
+        connection = await self._begin(target, _encode(method, target.unpacked(), headers, body))
         flow = connection.flow
         assert flow is not None
         try:
             yield Streamed(flow.answer.status, flow.answer.headers, flow)
-        except _CutError as error:
-            raise _unreachable(target, error) from error
+        except CutError as error:
+            raise unreachable(target, error) from error
         except MalformedError as error:
-            raise _malformed(target, error) from error
+            raise malformed(target, error) from error
         finally:
             connection.flow = None
             if flow.release() and not connection.lost and not self._closed:
@@ -136,12 +93,12 @@ class Direct:
             connection = connection or await self._connect(target)
             try:
                 await connection.begin(request)
-            except _CutError as error:
+            except CutError as error:
                 if fresh or error.begun:
-                    raise _unreachable(target, error) from error
+                    raise unreachable(target, error) from error
                 connection = None  # it was closed while it was idle: a new one will do
             except MalformedError as error:
-                raise _malformed(target, error) from error
+                raise malformed(target, error) from error
             else:
                 return connection
 
@@ -150,11 +107,16 @@ class Direct:
         self._closed = True
         for connection in list(self.connections):
             connection.transport.abort()
-        self._names.close()
-        self._connecting.close()
-        if self._tls is not None:
-            self._tls.cancel()
         await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
+
+    def target(self, url: str) -> Target:
+        """Take a URL apart, once."""
+        return self._targets.get(url) or self._learn(url)
+
+    def adopt(self, connection: Connection, target: Target) -> None:
+        """Keep a connection that was made elsewhere, for the next request."""
+        if not connection.lost and not self._closed:
+            self._keep(connection, target)
 
     def post(self, connection: Connection, request: bytes) -> None:
         """Send a request: at once, or with those of all other calls that run in this round of the loop.
@@ -169,7 +131,7 @@ class Direct:
     def _learn(self, url: str) -> Target:
         if len(self._targets) >= _KNOWN_URLS:  # URLs with ids in them; models have few others
             self._targets.clear()
-        target = self._targets[url] = split_url(url)
+        target = self._targets[url] = split_url(url, absolute=self._absolute)
         return target
 
     def _take(self, target: Target) -> Connection | None:
@@ -201,7 +163,7 @@ class Direct:
             reply = answer.reply()
         except MalformedError as error:
             connection.transport.abort()
-            raise _malformed(target, error) from error
+            raise malformed(target, error) from error
         if answer.reusable and not connection.lost and not self._closed:
             self._keep(connection, target)
         else:
@@ -209,45 +171,7 @@ class Direct:
         return reply
 
     async def _connect(self, target: Target) -> Connection:
-        where = f"{target.host}:{target.port}"
-        await self._connecting.enter()
-        try:
-            async with asyncio.timeout(self._connect_seconds):
-                context = await self._context() if target.scheme == "https" else None
-                connection = await self._connect_somewhere(target, context)
-        except TimeoutError as error:
-            raise ProviderUnreachableError(f"no connection to {where} within {self._connect_seconds:g} s") from error
-        except (OSError, UnicodeError) as error:  # a host name that cannot be looked up is a UnicodeError
-            raise ProviderUnreachableError(f"cannot connect to {where}: {clip(str(error))}") from error
-        finally:
-            self._connecting.leave()
-        if self._closed:
-            connection.transport.abort()
-            raise NotOpenError("the connections were closed while one was being made")
-        return connection
-
-    async def _connect_somewhere(self, target: Target, context: ssl.SSLContext | None) -> Connection:
-        *others, last = await self._names.addresses(target.host, target.port)
-        for address in others:
-            try:
-                async with asyncio.timeout(ADDRESS_SECONDS):
-                    return await self._connect_to(address, target, context)
-            except OSError:  # TimeoutError is one
-                self._names.failed(target.host, target.port, address)
-        return await self._connect_to(last, target, context)
-
-    async def _connect_to(self, address: str, target: Target, context: ssl.SSLContext | None) -> Connection:
-        name = None if context is None else target.host
-        _, connection = await self._loop.create_connection(
-            lambda: Connection(self), address, target.port, ssl=context, server_hostname=name
-        )
-        return connection
-
-    async def _context(self) -> ssl.SSLContext:
-        """The certificates to trust, read once, in a thread: that takes tens of milliseconds."""
-        if self._tls is None:
-            self._tls = asyncio.create_task(asyncio.to_thread(_trust), name="tanuki_async: read certificates")
-        return await shared(self._tls)
+        return await self._dial(lambda: Connection(self), target)
 
 
 class Connection(asyncio.Protocol):
@@ -268,7 +192,7 @@ class Connection(asyncio.Protocol):
     async def exchange(self, request: bytes, *, without_body: bool) -> Answer:
         """Send one request and wait for its whole answer. Closes the connection if that does not come to its end."""
         if self.lost:
-            raise _CutError(begun=False, cause=None)
+            raise CutError(begun=False, cause=None)
         self._answer = Answer(without_body=without_body)
         self._whole = False
         self._waiter = asyncio.get_running_loop().create_future()
@@ -286,8 +210,8 @@ class Connection(asyncio.Protocol):
     async def begin(self, request: bytes) -> None:
         """Send one request and wait for the head of its answer; the rest comes through `flow`."""
         if self.lost:
-            raise _CutError(begun=False, cause=None)
-        self.flow = Flow(self.transport, lambda begun, cause: _CutError(begun=begun, cause=cause))
+            raise CutError(begun=False, cause=None)
+        self.flow = Flow(self.transport, lambda begun, cause: CutError(begun=begun, cause=cause))
         try:
             self.transport.write(request)
             await self.flow.head()
@@ -333,32 +257,13 @@ class Connection(asyncio.Protocol):
         if exc is None and self._answer.ends_with_connection:
             waiter.set_result(self._answer)
         else:
-            waiter.set_exception(_CutError(begun=self._answer.begun, cause=exc))
+            waiter.set_exception(CutError(begun=self._answer.begun, cause=exc))
 
 
 def _write(posted: tuple[Connection, bytes]) -> None:
     connection, request = posted
     if not connection.transport.is_closing():  # else its caller was cancelled meanwhile
         connection.transport.write(request)
-
-
-class _CutError(Exception):
-    """The connection went away; `begun` tells whether a part of the answer had come."""
-
-    def __init__(self, *, begun: bool, cause: Exception | None) -> None:
-        super().__init__(begun, cause)
-        self.begun, self.cause = begun, cause
-
-
-def _unreachable(target: Target, error: _CutError) -> ProviderUnreachableError:
-    when = "before its answer was whole" if error.begun else "without an answer"
-    why = f": {clip(str(error.cause))}" if error.cause else ""
-    return ProviderUnreachableError(f"{target.host}:{target.port} closed the connection {when}{why}")
-
-
-def _malformed(target: Target, error: MalformedError) -> ProviderUnreachableError:
-    where = f"{target.host}:{target.port}"
-    return ProviderUnreachableError(f"what {where} sent is not a valid HTTP answer: {error}")
 
 
 class _Request(bytes):
@@ -380,14 +285,4 @@ def _encode(method: str, target: Target, headers: Mapping[str, str], body: bytes
     return _Request(f"{text}content-length: {len(body)}\r\n\r\n".encode("latin-1") + body)
 
 
-def _trust() -> ssl.SSLContext:
-    """Trust what SSL_CERT_FILE or SSL_CERT_DIR says, else the authorities that certifi knows."""
-    import certifi
-
-    file, folder = os.environ.get("SSL_CERT_FILE") or None, os.environ.get("SSL_CERT_DIR") or None
-    try:
-        context = ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder)
-    except OSError as error:  # SSLError is one
-        raise SettingsError(f"cannot read the certificates that SSL_CERT_FILE names, {file!r}: {error}") from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+Connect: TypeAlias = Callable[[Callable[[], Connection], Target], Awaitable[Connection]]
