@@ -49,19 +49,32 @@ class Direct:
         """Exchange one request for one whole answer. ProviderUnreachableError where that fails."""
         target = self._targets.get(url) or self._learn(url)
         request = _encode(method, target, headers, body)
-        bodiless = method == "HEAD"
-        if connection := self._take(target):
+        connection = self._take(target)
+        while True:
+            fresh = connection is None
+            connection = connection or await self._connect(target)
+            self.exchanges += 1
             try:
-                return await self._exchange(connection, target, request, bodiless)
-            except CutError as error:
-                if error.begun:
+                answer = await connection.ask(request, without_body=method == "HEAD")
+                reply = answer.reply()
+            except BaseException as error:
+                connection.transport.abort()
+                if isinstance(error, MalformedError):
+                    raise malformed(target, error) from error
+                if not isinstance(error, CutError):
+                    raise
+                if fresh or error.begun:
                     raise unreachable(target, error) from error
-                # The server closed it while it was idle, and we had not heard yet: a new one will do.
-        connection = await self._connect(target)
-        try:
-            return await self._exchange(connection, target, request, bodiless)
-        except CutError as error:
-            raise unreachable(target, error) from error
+            else:
+                if answer.reusable and not connection.lost and not self._closed:
+                    self._keep(connection, target)
+                else:
+                    connection.transport.abort()
+                return reply
+            finally:
+                self.exchanges -= 1
+                connection.asked()
+            connection = None  # the server closed it while it was idle, and we had not heard yet: a new one will do
 
     @asynccontextmanager
     async def stream(
@@ -157,19 +170,6 @@ class Direct:
             del idle[oldest]
             oldest.transport.abort()
 
-    async def _exchange(self, connection: Connection, target: Target, request: bytes, bodiless: bool) -> Reply:
-        try:
-            answer = await connection.exchange(request, without_body=bodiless)
-            reply = answer.reply()
-        except MalformedError as error:
-            connection.transport.abort()
-            raise malformed(target, error) from error
-        if answer.reusable and not connection.lost and not self._closed:
-            self._keep(connection, target)
-        else:
-            connection.transport.abort()
-        return reply
-
     async def _connect(self, target: Target) -> Connection:
         return await self._dial(lambda: Connection(self), target)
 
@@ -189,23 +189,19 @@ class Connection(asyncio.Protocol):
         self.row: dict[Connection, float] = {}
         """Where it stands while it is idle."""
 
-    async def exchange(self, request: bytes, *, without_body: bool) -> Answer:
-        """Send one request and wait for its whole answer. Closes the connection if that does not come to its end."""
+    def ask(self, request: bytes, *, without_body: bool) -> asyncio.Future[Answer]:
+        """Send one request; what is returned waits for its whole answer. Ends with `asked`."""
         if self.lost:
             raise CutError(begun=False, cause=None)
         self._answer = Answer(without_body=without_body)
         self._whole = False
-        self._waiter = asyncio.get_running_loop().create_future()
-        self._owner.exchanges += 1
-        try:
-            self._owner.post(self, request)
-            return await self._waiter
-        except BaseException:
-            self.transport.abort()
-            raise
-        finally:
-            self._waiter = None
-            self._owner.exchanges -= 1
+        self._waiter = waiter = asyncio.get_running_loop().create_future()
+        self._owner.post(self, request)
+        return waiter
+
+    def asked(self) -> None:
+        """Wait for nothing any more."""
+        self._waiter = None
 
     async def begin(self, request: bytes) -> None:
         """Send one request and wait for the head of its answer; the rest comes through `flow`."""
