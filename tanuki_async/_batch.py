@@ -183,8 +183,16 @@ class BatchRun:
         return Request(model=self._teacher.model, head=self._desk.head, turns=(prompt.input_turn(entry.bound),))
 
     async def _submit(self, requests: dict[str, Request], tag: str) -> Job:
+        """Send a batch, or find the one that an earlier run has sent."""
+        known = self._checkpoint.jobs.get(tag) if self._checkpoint else None
+        if known is not None:
+            with contextlib.suppress(RequestRejectedError):  # it is there no more
+                job = await self._persist(lambda: self._batches.get(known, self._http))
+                return dataclasses.replace(job, tag=tag)
         job = await self._persist(lambda: self._batches.submit(requests, tag=tag, http=self._http))
         logger.info("%s(): %d calls are the batch %s", self._desk.spec.name, len(requests), job.id)
+        if self._checkpoint is not None:
+            await self._checkpoint.keep_job(tag, job.id)
         return job
 
     async def _wait(self, job: Job) -> Job:
@@ -194,7 +202,8 @@ class BatchRun:
             while job.status == "running":
                 await self._desk.clock.sleep(pause)
                 pause = min(1.5 * pause, LONGEST_LOOK)
-                job = await self._persist(functools.partial(self._batches.get, job.id, self._http))
+                found = await self._persist(functools.partial(self._batches.get, job.id, self._http))
+                job = dataclasses.replace(found, tag=job.tag)
         except asyncio.CancelledError:
             if self._checkpoint is None:
                 self._desk.spawn(self._give_up(job), f"tanuki cancel {job.id}")

@@ -36,10 +36,12 @@ class Checkpoint:
     input at the same place, so a run over changed items asks anew what changed. Open it with `await Checkpoint.open`.
     """
 
-    def __init__(self, path: Path, file: int, run: str, offsets: array[int], size: int) -> None:
+    def __init__(self, path: Path, file: int, run: str, offsets: array[int], jobs: dict[str, str]) -> None:
         self.run = run
         """Names this run, over restarts."""
-        self._path, self._file, self._offsets, self._size = path, file, offsets, size
+        self.jobs = jobs
+        """The provider's ids of batches that were sent, by tag."""
+        self._path, self._file, self._offsets = path, file, offsets
         self._queue: list[bytes] = []
         self._gathering: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -56,15 +58,15 @@ class Checkpoint:
             file = open_locked(path)
             try:
                 with path.open("rb") as lines:
-                    run, offsets, size = _read(path, lines, function)
+                    run, offsets, jobs, size = _read(path, lines, function)
                 os.truncate(file, size)  # a line that was torn by a kill
                 if size == 0:
                     head = json.dumps({"v": VERSION, "function": function, "run": run}).encode() + b"\n"
-                    size = os.write(file, head)
+                    write_all(file, head)
             except BaseException:
                 os.close(file)
                 raise
-        return cls(path, file, run, offsets, size)
+        return cls(path, file, run, offsets, jobs)
 
     async def find(self, index: int, key: str) -> bytes | None:
         """Return the output that was kept for this input at this place, as JSON, or None."""
@@ -75,7 +77,15 @@ class Checkpoint:
 
     async def keep(self, index: int, key: str, output: bytes) -> None:
         """Add one answer; it outlives a kill when this returns. Many at the same time are written together."""
-        self._queue.append(b'{"i":%d,"k":"%b","o":%b}\n' % (index, key.encode(), output))
+        await self._add(b'{"i":%d,"k":"%b","o":%b}\n' % (index, key.encode(), output))
+
+    async def keep_job(self, tag: str, job: str) -> None:
+        """Remember the provider's id of a batch."""
+        self.jobs[tag] = job
+        await self._add(json.dumps({"batch": tag, "job": job}).encode() + b"\n")
+
+    async def _add(self, line: bytes) -> None:
+        self._queue.append(line)
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._write(self._writing), name="tanuki checkpoint")
             self._gathering.add_done_callback(_seen)
@@ -130,12 +140,12 @@ def _seen(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
-def _read(path: Path, lines: Any, function: str) -> tuple[str, array[int], int]:
-    """Return the run, the offset of each item's line by index, and the size without a torn end."""
-    offsets, size = array("q"), 0
+def _read(path: Path, lines: Any, function: str) -> tuple[str, array[int], dict[str, str], int]:
+    """Return the run, the offset of each item's line by index, the batches, and the size without a torn end."""
+    offsets, jobs = array("q"), dict[str, str]()
     head = lines.readline()
     if not head.endswith(b"\n"):
-        return secrets.token_hex(4), offsets, 0
+        return secrets.token_hex(4), offsets, jobs, 0
     try:
         document: Any = json.loads(head)
         run, version, named = str(document["run"]), document["v"], document["function"]
@@ -154,5 +164,8 @@ def _read(path: Path, lines: Any, function: str) -> tuple[str, array[int], int]:
             if index >= len(offsets):
                 offsets.extend([-1] * (index + 1 - len(offsets)))
             offsets[index] = size
+        elif line.startswith(b'{"batch"'):
+            document = json.loads(line)
+            jobs[document["batch"]] = document["job"]
         size += len(line)
-    return run, offsets, size
+    return run, offsets, jobs, size

@@ -236,7 +236,7 @@ async def test_a_restart_goes_on_waiting_for_the_same_batch(
     assert len(jobs.batches) == 1
     assert jobs.batches["batch_1"]["status"] == "completed"
     assert asked_now(server) == 0
-    assert len(await asyncio.to_thread(lambda: path.read_text().splitlines())) == 31
+    assert len(await asyncio.to_thread(lambda: path.read_text().splitlines())) == 32  # with the head and the batch
 
 
 async def test_items_that_changed_since_are_not_given_the_answers_of_others(

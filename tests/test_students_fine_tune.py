@@ -63,7 +63,7 @@ async def storage(jobs: OpenAIJobs) -> MemoryStorage:
 
 def opened(server: LoopbackServer, storage: MemoryStorage, **settings: Any) -> Tanuki:
     """A Tanuki with the server as two vendors: the teacher's, and the one that trains."""
-    own = settings_for(server, storage, **settings)
+    own = settings_for(server, storage, audit_rate=0.0, **settings)
     return Tanuki(**{**own, "providers": [*own["providers"], OpenAI("sk-test", server.url)]})
 
 

@@ -231,7 +231,7 @@ async def test_a_later_process_finds_the_student_in_storage(
         await tanuki.distill(spell)
     asked = models.asked["cheap"]
 
-    async with tanuki_for(server, storage):
+    async with tanuki_for(server, storage, audit_rate=0.0):
         assert await spell("new") == truth("new")
 
     assert models.asked == {"cheap": asked + 1}

@@ -16,6 +16,7 @@ from tanuki_async._distill.state import Task
 from tanuki_async._errors import (
     AuthenticationError,
     BudgetExceededError,
+    InputError,
     OutputError,
     PromptTooLongError,
     ProviderError,
@@ -129,7 +130,7 @@ class Exam:
             answer = await self.bench.ask(self.who, head, lesson.inputs, "learning")
         except OutputError:
             return Verdict(1.0, False, place)
-        except (RefusalError, PromptTooLongError, TimeoutError):  # there it abstains
+        except (RefusalError, PromptTooLongError, InputError, TimeoutError):  # there it abstains
             return Verdict(-math.inf, False, place)
         except (AuthenticationError, SettingsError) as error:
             raise Absent(str(error)) from error
@@ -223,6 +224,8 @@ def why_not_asked(model: str, task: Task) -> str | None:
         return str(error)
     if who.model in [teacher.model for teacher in task.bench.desk.teachers]:
         return f"{model} is the teacher already"
+    if untaken := task.bench.desk.spec.media - who.model.attachments:
+        return f"{model} takes no {' and no '.join(sorted(f'{kind}s' for kind in untaken))}"
     return None
 
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tanuki_async._codec import parse, prompt, tokens
+from tanuki_async._codec.describe import Parameter
 from tanuki_async._codec.parse import Parsed
 from tanuki_async._desk import Desk
-from tanuki_async._errors import OutputError, PromptTooLongError
-from tanuki_async._lines import compact
+from tanuki_async._errors import InputError, OutputError, PromptTooLongError
 from tanuki_async._pool.pool import Progress
 from tanuki_async._records import Completion, Example, Head, JsonValue, Request, Turn, Usage
 from tanuki_async._route import ANSWER_RESERVE, Teacher
@@ -47,8 +47,8 @@ class Bench:
             tokens=min(window // 4, prompt.EXAMPLE_TOKENS),
         )
 
-    def line(self, example: Example) -> bytes:
-        """Render one example as a line of training data."""
+    def line(self, example: Example) -> bytes | None:
+        """Render one example as a line of training data; None where what was attached to it is not kept."""
         return prompt.training_line(self.desk.spec, example)
 
     async def ask(self, who: Teacher, head: Head, inputs: Mapping[str, JsonValue], purpose: Purpose) -> JsonValue:
@@ -59,8 +59,9 @@ class Bench:
         """
         desk, wire = self.desk, self.desk.spec.wire
         assert wire is not None  # embeddings have no student
-        request = Request(model=who.model, head=head, turns=(Turn("user", compact(inputs).decode()),))
-        size = tokens.size(head, request.turns)
+        turn = self._turn(inputs)
+        size = tokens.size(head, (turn,))
+        request = Request(model=who.model, head=head, turns=(turn,), size=size)
         if size + ANSWER_RESERVE > who.model.context_window:
             windows = {str(who.model): who.model.context_window}
             raise PromptTooLongError(desk.spec.name, size, windows, "the arguments")
@@ -75,6 +76,13 @@ class Bench:
             answer: JsonValue = json.loads(parsed.output_json)
             return answer
         raise OutputError(desk.spec.name, desk.spec.output_text, (completion.text,), (parsed.text,))
+
+    def _turn(self, inputs: Mapping[str, JsonValue]) -> Turn:
+        """Render arguments, given by name, as a live call would. InputError where what is attached is not kept."""
+        turn = self.desk.spec.turn_of(*_arguments(self.desk.spec.parameters, inputs))
+        if turn is None:
+            raise InputError(self.desk.spec.name, None, "an image or document is too large to be shown again")
+        return turn
 
     async def _exchange(self, who: Teacher, request: Request, size: int, progress: Progress) -> Completion:
         desk, room = self.desk, self.desk.options.generation_params.max_new_tokens
@@ -96,7 +104,7 @@ class Bench:
         if purse is None or not inputs:
             return len(inputs)
         await purse.recall()
-        sizes = [tokens.size(head, (Turn("user", compact(each).decode()),)) for each in inputs]
+        sizes = [tokens.size(head, (self._turn(each),)) for each in inputs]
         room = self.desk.options.generation_params.max_new_tokens or ANSWER_RESERVE
         usage = Usage(requests=1, input_tokens=sum(sizes) // len(sizes) + 1, output_tokens=room)
         amount = purse.amount(who.model, usage)
@@ -106,3 +114,24 @@ class Bench:
             if needed:
                 able = min(able, SHARE_OF_BUDGET * left / needed)
         return int(able)
+
+
+def _arguments(
+    parameters: Sequence[Parameter], inputs: Mapping[str, Any]
+) -> tuple[tuple[JsonValue, ...], dict[str, JsonValue]]:
+    """Return arguments by place and by name, as a record holds them, from inputs that are all by name."""
+    args: list[JsonValue] = []
+    kwargs: dict[str, JsonValue] = {}
+    for parameter in parameters:
+        if parameter.name not in inputs:
+            continue
+        value = inputs[parameter.name]
+        if parameter.kind == "var_positional":
+            args += value
+        elif parameter.kind == "var_keyword":
+            kwargs |= value
+        elif parameter.kind == "keyword_only":
+            kwargs[parameter.name] = value
+        else:
+            args.append(value)
+    return tuple(args), kwargs

@@ -119,7 +119,7 @@ class FineTuneLearner:
         taught = [lesson.example for place, lesson in enumerate(lessons) if place not in held]
         if len(taught) < FEWEST_LINES:
             return f"{len(taught)} examples are too few to train {self.model}; it takes {FEWEST_LINES}"
-        lines = await course.run_sync(lambda: tuple(map(bench.line, taught)))
+        lines = await course.run_sync(lambda: tuple(line for line in map(bench.line, taught) if line is not None))
         return Training(base=who.model.name, tag=tag_of(course.task, course.number, self.model), lines=lines)
 
     async def _examined(self, course: Course, job: Job, model: str) -> Outcome:

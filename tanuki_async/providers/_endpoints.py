@@ -20,6 +20,7 @@ from tanuki_async._records import JsonValue, Reply
 from tanuki_async.abc import Http
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._errors import code_of, error_from, readable
+from tanuki_async.providers._json import lines_of, mapping
 from tanuki_async.providers._secrets import Headers, without
 
 Object = dict[str, Any]
@@ -85,7 +86,6 @@ class Endpoints:
 
     async def lines(self, path: str, http: Http) -> AsyncIterator[Object]:
         """Read a file of JSON objects, one per line, as it comes."""
-        rest = b""
         try:
             async with (
                 asyncio.timeout(FILE_SECONDS),
@@ -93,15 +93,10 @@ class Endpoints:
             ):
                 if answer.status != 200:
                     raise self.error(await whole_reply(answer))
-                async for piece in answer.pieces:
-                    *whole, rest = (rest + piece).split(b"\n")
-                    for line in whole:
-                        if line.strip():
-                            yield self._object(line)
+                async for line in lines_of(answer.pieces):
+                    yield self._object(line)
         except (ProviderUnreachableError, TimeoutError) as error:
             raise self._unreachable(error, FILE_SECONDS) from error
-        if rest.strip():
-            yield self._object(rest)
 
     async def send(
         self,
@@ -158,8 +153,7 @@ class Endpoints:
 
 def part(found: Object, name: str) -> Object:
     """Return an object inside another; an empty one where there is none."""
-    value = found.get(name)
-    return cast("Object", value) if isinstance(value, dict) else {}
+    return mapping(found.get(name))
 
 
 def multipart(fields: Mapping[str, str], name: str, content: bytes) -> tuple[str, bytes]:
