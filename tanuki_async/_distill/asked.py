@@ -87,6 +87,8 @@ class Exam:
     who: Teacher
     lessons: Sequence[Lesson]
     asked: int = field(default=0, init=False)
+    trouble: Exception | None = field(default=None, init=False)
+    """Why it did not answer, the last time that it did not."""
 
     async def verdicts(self, head: Head, places: Sequence[int], *, alpha: float) -> list[Verdict] | str:
         """Examine on these lessons, or say why the agreement is not proved; as soon as that is clear."""
@@ -94,6 +96,8 @@ class Exam:
         while len(found) < len(places):
             found += await self.each(head, places[len(found) : len(found) + SCREEN])
             if len(found) < len(places) and self._hopeless(found, len(places), alpha):
+                if all(verdict.score == -math.inf for verdict in found):
+                    return f"answered none of {len(found)} inputs: {self.trouble}"
                 agreed = sum(verdict.agreed for verdict in found)
                 return f"agreed with the teacher on {agreed} of {len(found)} inputs: too few to go on asking"
         proof = evaluate.prove(found, min_agreement=self.course.task.min_agreement, alpha=alpha)
@@ -130,13 +134,15 @@ class Exam:
             answer = await self.bench.ask(self.who, head, lesson.inputs, "learning")
         except OutputError:
             return Verdict(1.0, False, place)
-        except (RefusalError, PromptTooLongError, InputError, TimeoutError):  # there it abstains
+        except (RefusalError, PromptTooLongError, InputError, TimeoutError) as error:  # there it abstains
+            self.trouble = error
             return Verdict(-math.inf, False, place)
         except (AuthenticationError, SettingsError) as error:
             raise Absent(str(error)) from error
         except RequestRejectedError as error:
             if error.status == 404:
                 raise Absent(str(error)) from error
+            self.trouble = error
             return Verdict(-math.inf, False, place)
         except (ProviderError, BudgetExceededError) as error:
             raise NotNow(f"{self.who.model} cannot be examined now: {error}") from error
