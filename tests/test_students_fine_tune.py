@@ -85,7 +85,7 @@ async def test_it_is_trained_looked_at_proved_and_served(
     server: LoopbackServer, storage: MemoryStorage, models: Models, jobs: OpenAIJobs, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = FakeClock()
-    async with opened(server, storage, clock=clock):
+    async with opened(server, storage, clock=clock) as running:
         first = await tanuki.distill(spell)
         assert (first.phase, first.student, first.trainings) == ("training", None, 0)
         assert first.reason == f"{BASE} is being trained: ftjob-1 is validating_files"
@@ -95,7 +95,8 @@ async def test_it_is_trained_looked_at_proved_and_served(
             seen.add(status.reason.rpartition(" ")[2])
             await spell("meanwhile")
             await clock.advance(20.0)
-        status = await trained(clock)
+        await trained(clock)
+        status = await serving(running, spell)
         asked = models.asked["small"]
         assert await spell("after") == truth("after")
 
@@ -115,9 +116,10 @@ async def test_it_is_trained_on_live_prompts_and_never_on_what_it_is_examined_on
     server: LoopbackServer, storage: MemoryStorage, jobs: OpenAIJobs
 ) -> None:
     clock = FakeClock()
-    async with opened(server, storage, clock=clock):
+    async with opened(server, storage, clock=clock) as running:
         await tanuki.distill(spell)
         await trained(clock)
+        await serving(running, spell)
         await spell("live")
 
     lines = [json.loads(line)["messages"] for line in jobs.files["file-1"][2].splitlines()]
@@ -199,6 +201,9 @@ async def test_two_tanukis_on_one_storage_make_one_job_and_one_student(
             await clock.advance(5.0)
             await asyncio.gather(ask(one, f"a{turn}"), ask(two, f"b{turn}"))
             await trained(clock)
+        await clock.advance(POLL_SECONDS)
+        await serving(one, spell)
+        await serving(two, spell)
         teacher = models.asked["small"]
         assert await ask(one, "last") == await ask(two, "last") == truth("last")
         states = [await each.library.state(each.desk(spell.__tanuki__)) for each in (one, two)]  # type: ignore[attr-defined]
@@ -221,7 +226,8 @@ async def test_a_training_that_fails_says_why_and_the_next_is_another_one(
         assert "ended as failed: The job failed due to an invalid training file" in status.reason
         jobs.training = ("queued", "succeeded")
 
-        await tanuki.distill(spell)
+        while (await tanuki.distill(spell)).phase != "training":  # the step before may still be ending
+            await asyncio.sleep(0.001)
         assert (await trained(clock)).student == "fine_tune"
 
     suffixes = {job["suffix"] for job in jobs.jobs.values()}
