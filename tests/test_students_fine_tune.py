@@ -226,7 +226,7 @@ async def test_a_training_that_fails_says_why_and_the_next_is_another_one(
         assert "ended as failed: The job failed due to an invalid training file" in status.reason
         jobs.training = ("queued", "succeeded")
 
-        while (await tanuki.distill(spell)).phase != "training":  # the step before may still be ending
+        while (await tanuki.distill(spell)).phase != "training":  # noqa: ASYNC110  # the step before may still be ending
             await asyncio.sleep(0.001)
         assert (await trained(clock)).student == "fine_tune"
 

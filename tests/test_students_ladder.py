@@ -12,8 +12,9 @@ from _learning import Models, fill
 from _spine import tanuki_for
 
 import tanuki_async as tanuki
-from tanuki_async import Image, StorageError
+from tanuki_async import Image, Model, StorageError
 from tanuki_async.abc import ABSTAIN, Abstention, Student
+from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.students.in_context import Recipe, choose
 from tanuki_async.students.ladder import Contents, Ladder, Step, pack, unpack
@@ -158,16 +159,22 @@ async def test_variable_arguments_reach_a_student_as_they_reach_a_teacher(
     assert seen["cheap"][-1] == seen["small"][0]
 
 
-async def test_a_model_that_takes_no_images_is_no_student_for_them(
-    server: LoopbackServer, storage: MemoryStorage
-) -> None:
-    @tanuki.patch(student_model="openai:text-embedding-3-small")
+async def test_a_model_that_could_not_answer_is_no_student(server: LoopbackServer, storage: MemoryStorage) -> None:
+    @tanuki.patch(student_model="loopback:blind")
     async def shade(photo: Image) -> str:
         """Tell how light it is."""
         ...
 
-    async with tanuki_for(server, storage):
+    @tanuki.patch(student_model="openai:text-embedding-3-small")
+    async def tone(text: str) -> str:
+        """Tell its tone."""
+        ...
+
+    blind = Model(provider="loopback", name="blind")
+    provider = OpenAICompatible(server.url, name="loopback", models={"blind": blind})
+    async with tanuki_for(server, storage, providers=[provider]):
         assert "takes no images" in (await tanuki.status(shade)).reason
+        assert "it cannot answer" in (await tanuki.status(tone)).reason
 
 
 class Says(Student):

@@ -230,6 +230,8 @@ def why_not_asked(model: str, task: Task) -> str | None:
         return str(error)
     if who.model in [teacher.model for teacher in task.bench.desk.teachers]:
         return f"{model} is the teacher already"
+    if who.model.kind == "embedding":
+        return f"{model} makes embeddings; it cannot answer"
     if untaken := task.bench.desk.spec.media - who.model.attachments:
         return f"{model} takes no {' and no '.join(sorted(f'{kind}s' for kind in untaken))}"
     return None
