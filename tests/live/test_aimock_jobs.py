@@ -1,7 +1,7 @@
 """Trainings and batches against somebody else's imitation of OpenAI: aimock, an npm package.
 
     npm install @copilotkit/aimock@1.43.0
-    AIMOCK_CLI_PATH=node_modules/@copilotkit/aimock/dist/cli.js pytest tests/live/test_aimock_jobs.py
+    AIMOCK_CLI_PATH=node_modules/@copilotkit/aimock/dist/cli.js pytest -m live tests/live/test_aimock_jobs.py
 """  # fmt: skip
 
 from __future__ import annotations
