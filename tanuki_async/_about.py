@@ -11,6 +11,7 @@ from tanuki_async._distill.state import State
 from tanuki_async._errors import InputError
 from tanuki_async._expect import Lesson
 from tanuki_async._function import PatchedFunction, patched
+from tanuki_async._items import with_self
 from tanuki_async._records import JsonSchema, Usage
 from tanuki_async._runtime import Tanuki, current
 from tanuki_async._settings import Options
@@ -38,8 +39,9 @@ class Description:
 class Status:
     """How one function is doing, over all processes that share its storage.
 
-    `saved` is in US dollars: the student's calls at the teacher's mean price, less what audits cost; None where a
-    price is unknown. Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation.
+    `saved` is in US dollars: the student's calls at the teacher's mean price, less what learning, the student and
+    audits cost; None where a price is unknown. `student_model` names the models that the student asks, if it asks any.
+    Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation.
     `budget_left` tells what this process may still spend, `{"usd per day": 3.2}`, with the Tanuki's own budget in mind.
     """
 
@@ -49,6 +51,7 @@ class Status:
     reason: str
     teachers: tuple[str, ...]
     student: str | None
+    student_model: str | None
     datasets: dict[str, int]
     trainings: int
     agreement: float | None
@@ -102,7 +105,7 @@ async def distill(function: Callable[..., Any]) -> Status:
     tanuki = current()
     await tanuki.desk(found).recall()
     await tanuki.flush()
-    await tanuki.library.distill(found.spec, found.options)
+    await tanuki.library.distill(tanuki.desk(found))
     return await _status(tanuki, found)
 
 
@@ -119,20 +122,15 @@ async def feedback(
     if found.spec.embedding:
         raise InputError(found.spec.name, None, "an embedding has no right answer; align two of them with == or !=")
     lesson = Lesson()
-    lesson.learn(lesson.expect(found, found.spec.bind(_with_self(function, args), kwargs)), correct)
+    lesson.learn(lesson.expect(found, found.spec.bind(with_self(function, args), kwargs)), correct)
     await current().learn(lesson)
-
-
-def _with_self(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
-    owner = getattr(function, "__self__", None)
-    return args if owner is None else (owner, *args)
 
 
 async def _status(tanuki: Tanuki, function: PatchedFunction) -> Status:
     spec, options, library = function.spec, function.options, tanuki.library
     await tanuki.flush()
     state, tally, datasets = await asyncio.gather(
-        library.state(spec, options), library.total(spec, options), library.counts(spec)
+        library.state(tanuki.desk(function)), library.total(spec, options), library.counts(spec)
     )
     desk = tanuki.desk(function)
     if desk.purse is not None:
@@ -159,6 +157,7 @@ def make_status(
         reason=state.reason,
         teachers=teachers,
         student=state.kind if state.student else None,
+        student_model=state.model if state.student else None,
         datasets=datasets,
         trainings=state.trainings,
         agreement=state.agreement,
@@ -174,7 +173,7 @@ def make_status(
         hedged=tally.hedged,
         cached=tally.cached,
         usage=tally.total_usage(),
-        cost=tally.cost + tally.audit_cost,
+        cost=tally.total_cost(),
         unpriced=tally.unpriced,
         saved=tally.saved(),
         budget_left=budget_left or {},

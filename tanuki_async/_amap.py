@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sized
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
-from tanuki_async._errors import InputError, UsageError
-from tanuki_async._function import ATTRIBUTE, PatchedFunction
+from tanuki_async._batch import BatchRun
+from tanuki_async._checkpoint import Checkpoint, key_of
+from tanuki_async._codec.describe import Call
+from tanuki_async._errors import UsageError
+from tanuki_async._function import ATTRIBUTE, PatchedFunction, patched
+from tanuki_async._items import arguments_of, with_self
+from tanuki_async._runtime import current
 
 R = TypeVar("R")
 
@@ -17,6 +24,7 @@ CONCURRENCY = 64
 """Calls at once when nobody says otherwise."""
 
 Items = Iterable[Any] | AsyncIterable[Any]
+Mode = Literal["now", "batch"]
 Progress = Callable[[int, int], object]
 """Called after each item with how many are done and how many of these failed."""
 
@@ -30,6 +38,8 @@ def amap(
     ordered: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
     progress: bool | Progress | None = None,
+    checkpoint: str | Path | None = None,
+    mode: Mode = "now",
 ) -> AsyncGenerator[R]: ...
 
 
@@ -42,6 +52,8 @@ def amap(
     ordered: bool = True,
     on_error: Literal["return"],
     progress: bool | Progress | None = None,
+    checkpoint: str | Path | None = None,
+    mode: Mode = "now",
 ) -> AsyncGenerator[R | Exception]: ...
 
 
@@ -53,6 +65,8 @@ def amap(
     ordered: bool = True,
     on_error: Literal["raise", "return", "skip"] = "raise",
     progress: bool | Progress | None = None,
+    checkpoint: str | Path | None = None,
+    mode: Mode = "now",
 ) -> AsyncGenerator[R | Exception]:
     """Call `f` for each item and yield the results as they are asked for.
 
@@ -63,6 +77,11 @@ def amap(
     yielded in its place, or with `"skip"` it is left out. `progress=True` shows a bar on a terminal (with the `cli`
     extra); a callable gets the number of calls done and failed. Leaving the loop early cancels the calls that run;
     `aclose()`, or `async with contextlib.aclosing(…)`, waits for them and closes an asynchronous generator of items.
+
+    With `checkpoint=PATH` every answer is kept in that file before it is yielded: a killed run that is started again
+    with the same items yields the same results and asks no input twice. `mode="batch"` sends the items through the
+    provider's batch API, at about half the price and within a day; what it leaves unanswered, or answers with what does
+    not fit, is asked for directly. With a checkpoint, a run that is started again goes on waiting for the same batches.
     """
     whole = cast(object, concurrency)
     if whole is not None and (not isinstance(whole, int) or whole < 1):
@@ -72,8 +91,92 @@ def amap(
     given = cast(object, items)
     if not isinstance(given, (Iterable, AsyncIterable)) or isinstance(given, (str, bytes, Mapping)):
         raise UsageError(f"amap goes over an iterable or asynchronous iterable of items, not {given!r:.80}")
-    window = _Window(_spread(f), items, CONCURRENCY if concurrency is None else concurrency, ordered=ordered)
-    return _run(window, on_error, _reporter(progress, items))
+    call, calls = _spread(f), CONCURRENCY if concurrency is None else concurrency
+    report = _reporter(progress, items)
+    if checkpoint is None and mode == "now":
+        return _run(_Window(call, items, calls, ordered=ordered), on_error, report)
+    kept = Kept(f, call, checkpoint, mode)
+    return kept.run(items, calls, ordered=ordered, on_error=on_error, report=report)
+
+
+class Kept:
+    """A run whose answers are kept in a file, or that goes through batches, or both."""
+
+    def __init__(
+        self,
+        f: Callable[..., Coroutine[Any, Any, Any]],
+        call: Callable[[Any], Coroutine[Any, Any, Any]],
+        checkpoint: str | Path | None,
+        mode: Mode,
+    ) -> None:
+        if mode not in ("now", "batch"):
+            raise UsageError(f"mode is 'now' or 'batch', not {mode!r}")
+        self._f, self._call, self._path, self._mode = f, call, checkpoint, mode
+        self._function, self._arguments = patched(f), arguments_of(f)
+        spec = self._function.spec
+        if spec.wire is None:
+            raise UsageError(f"{spec.name}() returns an embedding; checkpoint= and mode='batch' are for answers")
+        self._wire = spec.wire
+
+    async def run(
+        self, items: Items, concurrency: int, *, ordered: bool, on_error: str, report: Reporter
+    ) -> AsyncGenerator[Any]:
+        """Yield the results."""
+        async with contextlib.AsyncExitStack() as stack:
+            checkpoint = None
+            if self._path is not None:
+                checkpoint = await Checkpoint.open(self._path, self._function.spec.hash)
+                stack.push_async_callback(checkpoint.aclose)
+            if self._mode == "batch":
+                results = self._batched(items, concurrency, ordered, on_error, report, checkpoint)
+            else:
+                assert checkpoint is not None
+                call = self._remembering(checkpoint)
+                results = _run(_Window(call, items, concurrency, ordered=ordered), on_error, report)
+            await stack.enter_async_context(contextlib.aclosing(results))
+            async for result in results:
+                yield result
+
+    def _bind(self, item: Any) -> Call:
+        args, kwargs = self._arguments(item)
+        return self._function.spec.bind(with_self(self._f, args), kwargs)
+
+    def _remembering(self, checkpoint: Checkpoint) -> Callable[[Any], Coroutine[Any, Any, Any]]:
+        """Return what makes one call, or takes its answer from the file. Items are numbered as they are taken."""
+        numbers = itertools.count()
+
+        async def answer(index: int, item: Any) -> Any:
+            key = key_of(self._bind(item).text)
+            if (known := await checkpoint.find(index, key)) is not None:
+                return self._wire.load(known)
+            value = await self._call(item)
+            output = self._wire.dump(value)
+            await checkpoint.keep(index, key, output)
+            return self._wire.load(output) if self._wire.lazy else value
+
+        return lambda item: answer(next(numbers), item)
+
+    async def _batched(
+        self,
+        items: Items,
+        concurrency: int,
+        ordered: bool,
+        on_error: str,
+        report: Reporter,
+        checkpoint: Checkpoint | None,
+    ) -> AsyncGenerator[Any]:
+        tanuki = current()
+        run = BatchRun(tanuki.desk(self._function), self._bind, tanuki.http, checkpoint, concurrency)
+        done = failed = 0
+        with report:
+            async with contextlib.aclosing(run.results(items, ordered=ordered)) as entries:
+                async for entry in entries:
+                    done, failed = done + 1, failed + entry.failed
+                    report(done, failed)
+                    if not entry.failed or on_error == "return":
+                        yield entry.outcome
+                    elif on_error == "raise":
+                        raise entry.outcome
 
 
 async def _run(window: _Window, on_error: str, report: Reporter) -> AsyncGenerator[Any]:
@@ -195,13 +298,11 @@ def _spread(f: Callable[..., Coroutine[Any, Any, R]]) -> Callable[[Any], Corouti
     ):
         return f
 
+    spread = arguments_of(f)
+
     async def call(item: Any) -> R:
-        if isinstance(item, Mapping):
-            return await f(**item)
-        if isinstance(item, tuple):
-            return await f(*item)
-        names = ", ".join(each.name for each in parameters)
-        raise InputError(f.__qualname__, None, f"an item must be a mapping or a tuple of ({names}), not {item!r:.80}")
+        args, kwargs = spread(item)
+        return await f(*args, **kwargs)
 
     return call
 

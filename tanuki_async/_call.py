@@ -111,7 +111,7 @@ async def from_student(desk: Desk, bound: Call, student: Student) -> Any:
             desk.tally.deferred += 1
             return ABSTAIN
         value = load(desk, output)
-    except ValidationError:
+    except (ValidationError, OutputError):
         await desk.apprentice.fault()
         return ABSTAIN
     except Exception:  # a student may be a user's own class; whatever it raises, the teacher can answer

@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from tanuki_async._clock import Clock, timestamp
 from tanuki_async._codec.describe import FunctionSpec
 from tanuki_async._codec.prompt import TEMPLATE_VERSION
 from tanuki_async._desk import Desk
+from tanuki_async._distill.bench import Bench
 from tanuki_async._distill.scheduler import Distiller
 from tanuki_async._distill.state import State, Task
 from tanuki_async._errors import StorageError
@@ -26,9 +27,10 @@ from tanuki_async._function import PatchedFunction
 from tanuki_async._lines import compact, encode_example
 from tanuki_async._record import dataset
 from tanuki_async._records import Example, JsonValue
+from tanuki_async._route import Teacher
 from tanuki_async._settings import Options, Settings
 from tanuki_async._tally import Tally
-from tanuki_async.abc import Storage
+from tanuki_async.abc import Http, Storage
 
 if TYPE_CHECKING:
     from tanuki_async._expect import Lesson
@@ -83,7 +85,16 @@ def tally_key(function_hash: str, environment_id: int) -> str:
 class Library:
     """Reads what storage knows at a function's first call, and adds to it in the background."""
 
-    def __init__(self, storage: Storage, settings: Settings, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        settings: Settings,
+        *,
+        clock: Clock,
+        find: Callable[[str], Teacher],
+        http: Http,
+    ) -> None:
+        self._find, self._http = find, http
         self._storage, self._settings, self._clock = storage, settings, clock
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._distiller = Distiller(storage, clock=clock, owner=owner)
@@ -158,7 +169,7 @@ class Library:
                 desk.teach(example)
         self._save_tallies_now_and_then()
         if not options.ignore_finetuning and spec.embedding is None:
-            desk.apprentice = await self._distiller.watch(self.task(spec, options))
+            desk.apprentice = await self._distiller.watch(self.task(desk))
         await self._put_card(spec)
 
     async def _recall_answers(self, desk: Desk, answers: Answers) -> None:
@@ -189,9 +200,9 @@ class Library:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def task(self, spec: FunctionSpec, options: Options) -> Task:
+    def task(self, desk: Desk) -> Task:
         """Say what is to be learnt, for distillation."""
-        settings = self._settings
+        spec, options, settings = desk.spec, desk.options, self._settings
         student = options.student_model if options.student_model != "auto" else settings.student_model
         match = options.match
 
@@ -215,6 +226,7 @@ class Library:
             ignore_finetuning=options.ignore_finetuning,
             template_version=TEMPLATE_VERSION,
             match=agree if match else None,
+            bench=None if spec.embedding else Bench(desk, self._find, self._http),
         )
 
     async def _put_card(self, spec: FunctionSpec) -> None:
@@ -241,13 +253,13 @@ class Library:
             kind = dataset.POSITIVE_EMBEDDABLE_ALIGNMENTS if alike else dataset.NEGATIVE_EMBEDDABLE_ALIGNMENTS
             yield function, dataset.name_of(function.spec.hash, kind), _stamped(pair, at)
 
-    async def distill(self, spec: FunctionSpec, options: Options) -> State:
+    async def distill(self, desk: Desk) -> State:
         """Take one step of distillation now."""
-        return await self._distiller.distill(self.task(spec, options))
+        return await self._distiller.distill(self.task(desk))
 
-    async def state(self, spec: FunctionSpec, options: Options) -> State:
+    async def state(self, desk: Desk) -> State:
         """Read how far distillation has come."""
-        return await self._distiller.state(self.task(spec, options))
+        return await self._distiller.state(self.task(desk))
 
     async def counts(self, spec: FunctionSpec) -> dict[str, int]:
         """Count the lines of each dataset of a function."""

@@ -59,7 +59,8 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
     Use it bare, `@patch`, or with keywords, `@patch(timeout=10)`:
 
     - `teacher_models`: a model or several, in order of preference; a later one answers where an earlier one cannot.
-    - `student_model`: what to distil into: `"auto"`, `"local"`, or None for the teacher only.
+    - `student_model`: what to distil into: `"auto"`, `"local"`, a model such as `"openai:gpt-6-luna"`, a list of these
+      (cheapest first), or None for the teacher only.
     - `environment_id`: keeps the students of separate deployments apart.
     - `ignore_finetune_fetching`: do not use a student that was trained earlier.
     - `ignore_finetuning`: always the teacher; data is still kept.

@@ -77,12 +77,9 @@ class Tanuki:
         self._outer: Tanuki | None = None  # what the task that opened this one used before
         self._storage = make_storage(self.settings)
         self._teachers = Teachers(self.settings, clock)
-        self._pool = Pool(
-            Connections(self.settings.http_client, verify=self.settings.verify),
-            clock=clock,
-            limits=self.settings.limits,
-        )
-        self.library = Library(self._storage, self.settings, clock=clock)
+        self.http = Connections(self.settings.http_client, verify=self.settings.verify)
+        self._pool = Pool(self.http, clock=clock, limits=self.settings.limits)
+        self.library = Library(self._storage, self.settings, clock=clock, find=self._teachers.teacher, http=self.http)
         self._recorder = Recorder(
             self._storage,
             flush_interval=self.settings.flush_interval,

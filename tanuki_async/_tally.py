@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from tanuki_async._errors import StorageError
 from tanuki_async._records import Model, Usage, Used
+
+Cost = Literal["cost", "audit_cost", "student_cost", "learning_cost"]
 
 LIFE = "life"
 """The period that never ends; all others are UTC days, such as `"2026-11-23"`."""
@@ -33,8 +35,9 @@ class Spent:
 class Tally:
     """Counts since some moment. Two tallies add up; unknown costs stay visible as `unpriced` requests.
 
-    `cost` is in US dollars. `teacher` counts calls that a teacher answered, audits not among them. `spent` is there
-    only where a budget is: its life, and the latest day.
+    Costs are in US dollars: `cost` what teachers' answers took, beside it what audits, a student that is a model, and
+    looking for one took. `teacher` counts calls that a teacher answered, audits not among them. `spent` is there only
+    where a budget is: its life, and the latest day.
     """
 
     teacher: int = 0
@@ -47,12 +50,14 @@ class Tally:
     cached: int = 0  # calls answered from what was kept, or by another call's answer; not counted in `teacher`
     cost: float = 0.0
     audit_cost: float = 0.0
+    student_cost: float = 0.0
+    learning_cost: float = 0.0
     unpriced: int = 0
     usage: dict[str, Used] = field(default_factory=dict[str, Used])  # by model
     spent: dict[str, Spent] = field(default_factory=dict[str, Spent])  # by period
 
-    def spend(self, model: Model, usage: Usage, *, audit: bool = False) -> None:
-        """Count what a request used."""
+    def spend(self, model: Model, usage: Usage, *, audit: bool = False, on: Cost = "cost") -> None:
+        """Count what a request used, and what it cost `on` which account."""
         name = str(model)
         used = self.usage.get(name)
         if used is None:
@@ -63,8 +68,10 @@ class Tally:
             self.unpriced += usage.requests
         elif audit:
             self.audit_cost += cost
-        else:
+        elif on == "cost":
             self.cost += cost
+        else:
+            setattr(self, on, getattr(self, on) + cost)
 
     def count(self, day: str, amount: Spent) -> None:
         """Count what a budget pays for, in its life and on that day; earlier days are forgotten."""
@@ -83,8 +90,8 @@ class Tally:
             "teacher", "student", "deferred", "failed", "repaired", "audits", "hedged", "cached", "unpriced",
         ):  # fmt: skip
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.cost += other.cost
-        self.audit_cost += other.audit_cost
+        for name in get_args(Cost):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         for model, used in other.usage.items():
             self.usage.setdefault(model, Used()).add(used)
         for period, amount in other.spent.items():
@@ -105,14 +112,18 @@ class Tally:
             total.add(used)
         return total.usage()
 
+    def total_cost(self) -> float:
+        """US dollars for everything."""
+        return self.cost + self.audit_cost + self.student_cost + self.learning_cost
+
     def saved(self) -> float | None:
-        """US dollars that the student saved: its calls at the teacher's mean price, less what audits cost.
+        """US dollars that the student saved: its calls at the teacher's mean price, less what having it costs.
 
         None where a price is unknown or no teacher has answered yet.
         """
         if self.unpriced or not self.teacher:
             return None
-        return self.student * self.cost / self.teacher - self.audit_cost
+        return self.student * self.cost / self.teacher - (self.total_cost() - self.cost)
 
     def __bool__(self) -> bool:
         return bool(

@@ -60,14 +60,15 @@ class Teachers:
             chosen = options.teacher_models
         else:
             chosen = (self._settings.embedding_model,) if embedding else self._settings.teacher_models
-        teachers = tuple(self._teacher(each) for each in chosen)
+        teachers = tuple(self.teacher(each) for each in chosen)
         for model in (teacher.model for teacher in teachers):
             if model.kind == "embedding" and not embedding:
                 raise SettingsError(f"{model} makes embeddings; it cannot answer. Name a chat model in teacher_models")
             _warn_of_end(model, self._clock.now().date())
         return teachers
 
-    def _teacher(self, choice: str | Model) -> Teacher:
+    def teacher(self, choice: str | Model) -> Teacher:
+        """Return one model and who speaks for it. SettingsError where there is none."""
         if isinstance(choice, Model):
             return Teacher(self._provider(choice.provider), filled(choice))
         provider_name, model_name = split_name(choice)

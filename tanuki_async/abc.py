@@ -64,6 +64,13 @@ class Tuning(ABC):
     Nothing here ever starts what is billed by the minute.
     """
 
+    serves: bool = True
+    """Whether a trained model answers as soon as it is there, paid by the token; else something has to be started."""
+
+    def trains(self, model: str) -> bool:
+        """Tell whether a model can be trained here, as far as is known."""
+        return True
+
     @abstractmethod
     async def start(self, training: Training, http: Http) -> Job:
         """Upload and start a training, unless one with its tag is there already: then return that one.

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tanuki_async._distill.course import Course
 from tanuki_async._distill.learners import LocalLearner
 from tanuki_async._distill.scheduler import POLL_SECONDS, Distiller
-from tanuki_async._distill.state import Match, State, Task
+from tanuki_async._distill.state import State, Task
 from tanuki_async._distill.training import BACK_OFF, LEASE_SECONDS
 from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async._lines import encode_example
@@ -40,6 +41,9 @@ class Learned:
     def __init__(self, verdicts: Sequence[Verdict], name: str) -> None:
         self.verdicts, self._name = verdicts, name
 
+    tries = 1
+    model = None
+
     def parameters(self, threshold: float) -> bytes:
         return self._name.encode()
 
@@ -48,6 +52,7 @@ class ScriptedLearner:
     """Learns at once, with an agreement that the test sets; can hang or fail."""
 
     kind = "scripted"
+    name = "scripted"
 
     def __init__(self) -> None:
         self.agreement = 1.0
@@ -61,9 +66,9 @@ class ScriptedLearner:
     def unavailable(self, task: Task) -> str | None:
         return self.why_not
 
-    async def learn(self, lessons: Sequence[Any], *, seed: int, match: Match | None, run_sync: Any) -> Learned | str:
+    async def learn(self, course: Course) -> Learned | str:
         self.trainings += 1
-        self.lessons = list(lessons)
+        lessons = self.lessons = list(await course.lessons())
         self.started.set()
         if self.hanging is not None:
             await self.hanging.wait()
@@ -73,7 +78,7 @@ class ScriptedLearner:
         verdicts = [Verdict(1.0 - place / 10_000, place < right) for place in range(len(lessons))]
         return Learned(verdicts, f"student {self.trainings}")
 
-    def load(self, parameters: bytes) -> Student:
+    def load(self, parameters: bytes, task: Task) -> Student:
         if parameters == b"torn":
             raise StorageError("torn")
         return Echo(parameters)

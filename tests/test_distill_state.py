@@ -56,8 +56,16 @@ def test_a_state_that_says_nonsense_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_a_newer_state_is_named() -> None:
-    with pytest.raises(StorageError, match="version 2, this release reads 1"):
-        State.from_json(json.dumps({**json.loads(SERVING.to_json()), "v": 2}).encode())
+    with pytest.raises(StorageError, match="version 3, this release reads up to 2"):
+        State.from_json(json.dumps({**json.loads(SERVING.to_json()), "v": 3}).encode())
+
+
+def test_a_state_of_the_first_version_is_read() -> None:
+    document = {**json.loads(SERVING.to_json()), "v": 1}
+    for added in ("model", "job", "rung", "polls"):
+        del document[added]
+
+    assert State.from_json(json.dumps(document).encode()) == SERVING
 
 
 def test_a_student_taken_away_leaves_nothing_that_it_proved() -> None:

@@ -90,7 +90,7 @@ def test_the_state_of_one_day_is_what_the_model_is() -> None:
     dated = OpenAI("sk-x").model("gpt-4.1-mini-2025-04-14")
     assert (dated.name, dated.max_output, dated.retires) == ("gpt-4.1-mini-2025-04-14", 32_768, "2027-01-14")
     tuned = OpenAI("sk-x").model("ft:gpt-4.1-mini-2025-04-14:org::id")
-    assert (tuned.schema_dialect, tuned.price_input, tuned.retires) == ("openai_strict_ft", None, "2027-01-14")
+    assert (tuned.schema_dialect, tuned.price_input, tuned.retires) == ("openai_strict_ft", 0.80, "2027-01-14")
 
 
 def test_an_effort_that_a_model_does_not_know_is_refused() -> None:

@@ -759,7 +759,7 @@ def test_models_are_known_described_or_assumed() -> None:
     provider = openai()
     assert provider.model("gpt-6-luna").price_input == 0.10
     tuned = provider.model("ft:gpt-4.1-mini:org::id")
-    assert (tuned.name, tuned.context_window, tuned.price_input) == ("ft:gpt-4.1-mini:org::id", 1_047_576, None)
+    assert (tuned.name, tuned.context_window, tuned.price_input) == ("ft:gpt-4.1-mini:org::id", 1_047_576, 0.80)
     unknown = provider.model("gpt-99")
     assert (unknown.instruction_role, unknown.token_field) == ("developer", "max_completion_tokens")
     elsewhere = OpenAI(KEY, "http://localhost:11434/v1").model("gpt-99")

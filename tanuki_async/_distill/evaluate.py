@@ -86,7 +86,7 @@ def prove(verdicts: Sequence[Verdict], *, min_agreement: float, alpha: float) ->
     level = alpha / len(STARTS)
     accepted: set[int] = set()
     for start in STARTS:
-        for served in _sizes(ranked, max(math.ceil(start * total), _fewest(min_agreement, level))):
+        for served in _sizes(ranked, max(math.ceil(start * total), fewest(min_agreement, level))):
             if min_agreement > 0.0 and chance_of_as_many(agreed[served], served, min_agreement) > level:
                 break
             accepted.add(served)
@@ -123,7 +123,12 @@ def _sizes(ranked: Sequence[Verdict], start: int) -> list[int]:
     return sizes
 
 
-def _fewest(min_agreement: float, level: float) -> int:
+def fewest_of(min_agreement: float, alpha: float) -> int:
+    """Return how many held-out inputs could be enough to prove the agreement."""
+    return fewest(min_agreement, alpha / len(STARTS))
+
+
+def fewest(min_agreement: float, level: float) -> int:
     """Return how many inputs prove the agreement when all agree: no threshold that serves fewer can be accepted."""
     if min_agreement <= 0.0:
         return 1
@@ -131,13 +136,13 @@ def _fewest(min_agreement: float, level: float) -> int:
 
 
 def _why_not(agreed: Sequence[int], total: int, min_agreement: float, level: float) -> str:
-    fewest = _fewest(min_agreement, level)
+    needed = fewest(min_agreement, level)
     if min_agreement >= 1.0:
         return "an agreement of 100% cannot be proved from examples; choose a smaller min_agreement"
-    if total < fewest:
+    if total < needed:
         return (
             f"{total} held-out inputs are too few to prove an agreement of {min_agreement:.0%}; "
-            f"{fewest} could be enough"
+            f"{needed} could be enough"
         )
     served = len(agreed) - 1
     seen = agreed[-1] / served if served else 0.0

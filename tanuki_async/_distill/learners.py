@@ -1,76 +1,28 @@
-"""The ways of learning that are there, each behind one small seam."""
+"""The ways of learning that are there, each behind one small seam, and which of them a task may use."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping, Sequence
 from importlib.util import find_spec
-from typing import ParamSpec, Protocol, TypeVar
 
 import tanuki_async.students.local as local_student
-from tanuki_async._distill.state import Match, Task
+from tanuki_async._distill.asked import InContextLearner
+from tanuki_async._distill.course import Course, Learner, Outcome
+from tanuki_async._distill.state import Task
+from tanuki_async._distill.tuned import FineTuneLearner
 from tanuki_async._errors import SettingsError
-from tanuki_async._records import JsonValue
+from tanuki_async._models import sibling
 from tanuki_async.abc import Student
-from tanuki_async.students import Verdict
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class RunSync(Protocol):
-    """Runs a function in a thread, as `asyncio.to_thread` does."""
-
-    async def __call__(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """One example to learn from."""
-
-    inputs: Mapping[str, JsonValue]
-    output: JsonValue
-    aligned: bool = False
-
-
-class Learned(Protocol):
-    """A trained student that has not proved itself yet."""
-
-    @property
-    def verdicts(self) -> Sequence[Verdict]:
-        """What held-out inputs showed; each was answered by a student that had not seen it."""
-        ...
-
-    def parameters(self, threshold: float) -> bytes:
-        """Write the student that answers where it is at least as sure as `threshold`."""
-        ...
-
-
-class Learner(Protocol):
-    """One way of learning."""
-
-    kind: str
-
-    def unavailable(self, task: Task) -> str | None:
-        """Say why this task cannot be learnt in this way here, or None."""
-        ...
-
-    async def learn(
-        self, lessons: Sequence[Lesson], *, seed: int, match: Match | None, run_sync: RunSync
-    ) -> Learned | str:
-        """Learn, or say why nothing can be learnt from these lessons. Cancelling stops it soon."""
-        ...
-
-    def load(self, parameters: bytes) -> Student:
-        """Read what `Learned.parameters` wrote. Blocks; StorageError where it is malformed."""
-        ...
+from tanuki_async.students.ladder import KIND as LADDER
+from tanuki_async.students.ladder import Ladder, unpack
 
 
 class LocalLearner:
     """Learns a classifier in a worker thread of this process."""
 
     kind = "local"
+    name = "local"
 
     def unavailable(self, task: Task) -> str | None:
         if task.media:
@@ -84,25 +36,27 @@ class LocalLearner:
             return "scikit-learn is not installed: pip install 'tanuki_async[local]'"
         return None
 
-    async def learn(
-        self, lessons: Sequence[Lesson], *, seed: int, match: Match | None, run_sync: RunSync
-    ) -> Learned | str:
+    async def learn(self, course: Course) -> Outcome:
+        if course.left is not None:
+            return "a local student stands before others, not behind them"
+        lessons = await course.lessons()
         stop = threading.Event()
         aligned = frozenset(index for index, lesson in enumerate(lessons) if lesson.aligned)
         pairs = [(lesson.inputs, lesson.output) for lesson in lessons]
 
-        def work() -> Learned | str:
+        def work() -> Outcome:
+            match, seed = course.task.match, course.seed
             try:
                 return local_student.train(pairs, seed=seed, match=match, aligned=aligned, stopped=stop.is_set)
             except local_student.Unlearnable as why:
                 return str(why)
 
         try:
-            return await run_sync(work)
+            return await course.run_sync(work)
         finally:
             stop.set()  # a thread cannot be cancelled; it looks here between its folds
 
-    def load(self, parameters: bytes) -> Student:
+    def load(self, parameters: bytes, task: Task) -> Student:
         return local_student.LocalStudent.load(parameters)
 
 
@@ -118,28 +72,73 @@ def local_learners() -> dict[str, Learner]:
     return {"local": LocalLearner()}
 
 
-def choose(task: Task, learners: Mapping[str, Learner]) -> list[Learner] | str:
-    """Return the ways in which `task` may be learnt, cheapest first, or say why there is none."""
+def choose(task: Task, learners: MutableMapping[str, Learner]) -> list[Learner] | str:
+    """Return the ways in which `task` may be learnt, cheapest first, or say why there is none. May import modules.
+
+    A learner for a model joins `learners` at its first use, so that what it found out about the account is kept.
+    """
     named = task.student_model
     if named is None:
         return "student_model is None: the teacher answers all"
-    if named == "auto":
-        named = "local"
+    found = _automatic(task, learners) if named == "auto" else _named(named, task, learners)
     rungs: list[Learner] = []
     reasons: list[str] = []
-    for name in (named,) if isinstance(named, str) else named:
-        learner = learners.get(name) or learners.get(name.partition(":")[0])
-        reason = f"{name!r} is not available as a way of learning" if learner is None else learner.unavailable(task)
-        if learner is not None and reason is None:
-            rungs.append(learner)
+    for each in found:
+        reason = each if isinstance(each, str) else each.unavailable(task)
+        if not isinstance(each, str) and reason is None:
+            rungs.append(each)
         elif reason is not None:
             reasons.append(reason)
     return rungs or "; ".join(reasons) or "student_model is an empty list: the teacher answers all"
 
 
-def load_student(kind: str | None, parameters: bytes, learners: Mapping[str, Learner]) -> Student:
+def _automatic(task: Task, learners: MutableMapping[str, Learner]) -> list[Learner | str]:
+    found: list[Learner | str] = []
+    if (local := learners.get("local")) is not None:
+        found.append(local)
+    if task.bench is not None and (name := sibling(task.bench.desk.teachers[0].model)) is not None:
+        found.append(_joined(InContextLearner(name), learners))
+    return found
+
+
+def _named(named: str | Sequence[str], task: Task, learners: MutableMapping[str, Learner]) -> list[Learner | str]:
+    found: list[Learner | str] = []
+    for name in (named,) if isinstance(named, str) else named:
+        learner = learners.get(name) or learners.get(name.partition(":")[0])
+        if learner is not None:
+            found.append(learner)
+        elif task.bench is None or ":" not in name:
+            found.append(f"{name!r} is not available as a way of learning")
+        else:
+            found += _with_model(name, task, learners)
+    return found
+
+
+def _with_model(name: str, task: Task, learners: MutableMapping[str, Learner]) -> list[Learner | str]:
+    """Fine-tune where that can be done. Where its result would not answer by itself, see first how the model does."""
+    assert task.bench is not None
+    try:
+        who = task.bench.find(name)
+    except SettingsError as error:
+        return [str(error)]
+    tuning = who.provider.tuning
+    if tuning is None or not tuning.trains(who.model.name):
+        return [_joined(InContextLearner(name), learners)]
+    tuned = _joined(FineTuneLearner(name), learners)
+    return [tuned] if tuning.serves else [_joined(InContextLearner(name), learners), tuned]
+
+
+def _joined(learner: Learner, learners: MutableMapping[str, Learner]) -> Learner:
+    return learners.setdefault(learner.name, learner)
+
+
+def load_student(task: Task, kind: str | None, parameters: bytes, learners: Mapping[str, Learner]) -> Student:
     """Read a student of any known kind. Blocks."""
-    for learner in learners.values():
+    if kind == LADDER:
+        steps = unpack(parameters).steps
+        return Ladder([load_student(task, step.kind, step.parameters, learners) for step in steps])
+    loaders: list[Learner] = [*learners.values(), InContextLearner(""), FineTuneLearner("")]
+    for learner in loaders:
         if learner.kind == kind:
-            return learner.load(parameters)
+            return learner.load(parameters, task)
     raise SettingsError(f"a student of kind {kind!r} was trained for this function, but this release cannot load it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
-from tanuki_async._distill.learners import Lesson
+from tanuki_async._distill.course import Lesson
 from tanuki_async._distill.state import Task
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import decode_line
@@ -33,7 +33,7 @@ async def gather(storage: Storage, task: Task) -> list[Lesson]:
 
 
 def _lesson(task: Task, example: Example, *, aligned: bool) -> Lesson:
-    return Lesson(task.inputs_of(example.args, example.kwargs), example.output, aligned)
+    return Lesson(task.inputs_of(example.args, example.kwargs), example.output, example, aligned)
 
 
 async def _read(storage: Storage, name: str) -> dict[str, Example]:

@@ -11,9 +11,11 @@ from random import Random
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock, timestamp
 from tanuki_async._distill import evaluate, lessons
-from tanuki_async._distill.learners import Learner, RunSync, choose, load_student, local_learners
+from tanuki_async._distill.course import Learner, NotNow, RunSync
+from tanuki_async._distill.learners import choose, load_student, local_learners
 from tanuki_async._distill.state import State, Task
 from tanuki_async._distill.training import BACK_OFF, LEASE_SECONDS, Overtaken, Training, change, read
+from tanuki_async._distill.tuned import FineTuneLearner
 from tanuki_async._distill.watched import Note, Watched, add_up
 from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async.abc import Storage, Student
@@ -22,6 +24,7 @@ logger = logging.getLogger("tanuki_async.distill")
 
 POLL_SECONDS = 1.0
 """How old may be what a process knows of a function that is being called: one small read each."""
+FINE_TUNE = FineTuneLearner.kind
 RECOUNT_SECONDS = 30.0
 """How often examples that other processes wrote are counted."""
 
@@ -58,7 +61,7 @@ class Distiller:
         run_sync: RunSync | None = None,
     ) -> None:
         self._storage, self._clock, self._owner = storage, clock, owner
-        self._learners = local_learners() if learners is None else learners
+        self._learners = local_learners() if learners is None else dict(learners)
         self._random = random or Random()
         self._run_sync: RunSync = run_sync or asyncio.to_thread
         self._watched: dict[str, Watched] = {}
@@ -181,6 +184,9 @@ class Distiller:
             self._poller = asyncio.create_task(self._poll(), name="tanuki distiller")
         await self._survey(watched)
         await self._look(watched, first=True)
+        fetched = not watched.task.ignore_finetune_fetching and watched.state.is_fresh
+        if fetched and any(rung.kind == FINE_TUNE for rung in watched.rungs) and watched.step is None:
+            self._spawn(watched, force=False, fetch=True)
 
     async def _survey(self, watched: Watched) -> None:
         """Find the ways in which a function can be learnt here, or why there is none."""
@@ -225,6 +231,7 @@ class Distiller:
             or state.student == watched.refused
             or state.template_version != task.template_version
             or task.ignore_finetuning
+            or task.student_model is None
         ):
             watched.dismiss()
         elif state.student != watched.serving_key:
@@ -236,7 +243,7 @@ class Distiller:
         try:
             if found is None:
                 raise StorageError(f"{state.student} is not there")
-            student = await self._run_sync(load_student, state.kind, found.value, self._learners)
+            student = await self._run_sync(load_student, watched.task, state.kind, found.value, self._learners)
         except Exception:  # whatever is in storage, calls go to the teacher; a newer student is tried again
             self._unread += 1
             logger.exception("%s: the student %s cannot be used", watched.task.name, state.student)
@@ -256,6 +263,9 @@ class Distiller:
             return before.without_student(
                 "collecting",
                 f"the prompt changed from version {before.template_version} to {task.template_version}",
+                job=None,
+                rung=None,
+                polls=0,
                 trainings=max(0, before.trainings - 1),
             )
 
@@ -276,11 +286,15 @@ class Distiller:
             return False  # a newer release is at work
         if self._clock.monotonic() < watched.rest_until:
             return False
-        return state.busy or watched.seen > max(task.distill_after * 2**state.trainings, watched.enough)
+        return (
+            state.busy
+            or state.job is not None
+            or watched.seen > max(task.distill_after * 2**state.trainings, watched.enough)
+        )
 
-    def _spawn(self, watched: Watched, *, force: bool) -> asyncio.Task[State]:
+    def _spawn(self, watched: Watched, *, force: bool, fetch: bool = False) -> asyncio.Task[State]:
         step = watched.step = asyncio.create_task(
-            self._step(watched, force=force), name=f"tanuki distill {watched.task.name}"
+            self._step(watched, force=force, fetch=fetch), name=f"tanuki distill {watched.task.name}"
         )
         step.add_done_callback(lambda done: self._stepped(watched, done))
         return step
@@ -290,20 +304,21 @@ class Distiller:
         if not done.cancelled():
             done.exception()  # retrieved here; `_step` has logged and counted it
 
-    async def _step(self, watched: Watched, *, force: bool) -> State:
+    async def _step(self, watched: Watched, *, force: bool, fetch: bool) -> State:
         watched.rest_until = self._clock.monotonic() + LEASE_SECONDS / 2
         try:
-            state = await self._learn(watched, force=force)
+            state = await self._learn(watched, force=force, fetch=fetch)
         except StorageError as error:
             self._failed += 1
             watched.rest_until = self._clock.monotonic() + BACK_OFF
             logger.warning("%s: nothing can be learnt now: %s", watched.task.name, error)
             raise
         watched.state = state
+        await self._survey(watched)  # a way of learning may have turned out not to be there
         await self._look(watched, fresh=True)
         return state
 
-    async def _learn(self, watched: Watched, *, force: bool) -> State:
+    async def _learn(self, watched: Watched, *, force: bool, fetch: bool) -> State:
         task = watched.task
         lease = await self._storage.claim(task.lease_key, self._owner, seconds=LEASE_SECONDS)
         if lease is None:
@@ -313,15 +328,18 @@ class Distiller:
             self._storage, self._clock, task, watched.rungs, random=self._random, run_sync=self._run_sync
         )
         try:
-            state = await training.run(lease, force=force)
+            state = await training.run(lease, force=force, fetch=fetch)
         except Overtaken:
             logger.warning("%s: another process took over the training", task.name)
             return await read(self._storage, task)
+        except NotNow as why:
+            logger.info("%s: %s", task.name, why)
+            return await training.failed(str(why))
         except Exception as error:  # learners and storages may be a user's own; calls go to the teacher meanwhile
             self._failed += 1
             watched.rest_until = self._clock.monotonic() + BACK_OFF
             logger.exception("%s: training failed", task.name)
-            return await training.failed(repr(error))
+            return await training.failed(f"training failed: {error!r}")
         self._trained += state.looks > watched.state.looks
         watched.rest_until = 0.0
         watched.enough = watched.seen + training.missing if training.missing else 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
+from tanuki_async._distill.bench import Bench
 from tanuki_async._distill.evaluate import Audits
 from tanuki_async._errors import StorageError
 from tanuki_async._records import JsonValue
@@ -16,7 +17,9 @@ Phase = Literal["collecting", "training", "evaluating", "serving", "reverted"]
 InputsOf: TypeAlias = Callable[[Sequence[JsonValue], Mapping[str, JsonValue]], Mapping[str, JsonValue]]
 Match: TypeAlias = Callable[[JsonValue, JsonValue], bool]
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
+"""Version 1 had no jobs and no models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +27,8 @@ class Task:
     """One function to be learnt, with what its decorator said about learning.
 
     `inputs_of` turns the recorded arguments into inputs by name. `match` tells whether two outputs, as JSON, agree;
-    None means that they are equal. `student_model` is a way of learning or several, cheapest first.
+    None means that they are equal. `student_model` is a way of learning or several, cheapest first. `bench` is where
+    students that are models are asked; None where there are none.
     """
 
     hash: str
@@ -41,6 +45,7 @@ class Task:
     ignore_finetuning: bool = False
     template_version: int = 1
     match: Match | None = None
+    bench: Bench | None = field(default=None, compare=False, repr=False)
     key: str = field(init=False, compare=False, repr=False)
     """Tasks with the same key share one place in a Distiller."""
 
@@ -58,13 +63,13 @@ class Task:
         """The lease that whoever trains must hold."""
         return f"{self.hash}/distill-{self.environment_id}"
 
-    def student_key(self, training: int) -> str:
-        """Where storage keeps the student that training number `training` made."""
-        return f"{self.hash}/student-{self.environment_id}-{training}"
+    def student_key(self, training: int, steps: int = 1) -> str:
+        """Where storage keeps the student that training number `training` made, of one step or of more."""
+        return f"{self.hash}/student-{self.environment_id}-{training}{f'-{steps}' if steps > 1 else ''}"
 
 
 _NOT_TOLD = frozenset(
-    {"hash", "name", "inputs_of", "match", "key"}
+    {"hash", "name", "inputs_of", "match", "bench", "key"}
 )  # follow from the function, or are made anew each time
 
 
@@ -76,6 +81,9 @@ class State:
     `trainings` counts finished trainings and sets when the next is due; `looks` counts evaluations ever made, which
     share one chance of error. `trainer` is the holder of the lease under which training goes on: whoever finds another
     name there was overtaken. Moments are ISO 8601; `not_before` and `failures` pace what failed.
+
+    `job` is a training that runs at a provider, `rung` the way of learning that started it and `polls` how often it was
+    looked at. Whoever finds it there goes on with it. `model` names the models that the serving student asks.
     """
 
     phase: Phase = "collecting"
@@ -84,6 +92,7 @@ class State:
     looks: int = 0
     student: str | None = None
     kind: str | None = None
+    model: str | None = None
     agreement: float | None = None
     bound: float | None = None
     confidence: float | None = None
@@ -93,6 +102,9 @@ class State:
     audits: Audits = field(default_factory=Audits)
     template_version: int | None = None
     trainer: str | None = None
+    job: str | None = None
+    rung: str | None = None
+    polls: int = 0
     failures: int = 0
     not_before: str = ""
     updated_at: str = ""
@@ -101,6 +113,11 @@ class State:
     def busy(self) -> bool:
         """Whether somebody was training when this was written."""
         return self.phase in ("training", "evaluating")
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing was learnt yet, and nothing is on its way."""
+        return self.student is None and self.job is None and not self.trainings
 
     def at_rest(self, reason: str, **changes: Any) -> State:
         """Return to the phase that holds while nobody trains."""
@@ -115,6 +132,7 @@ class State:
             reason=reason,
             student=None,
             kind=None,
+            model=None,
             agreement=None,
             bound=None,
             confidence=None,
@@ -133,9 +151,9 @@ class State:
         try:
             document: dict[str, Any] = json.loads(text)
             version = document.pop("v")
-            if version != VERSION:
+            if version not in READABLE:
                 raise StorageError(
-                    f"a distillation state has version {version!r}, this release reads {VERSION}: "
+                    f"a distillation state has version {version!r}, this release reads up to {VERSION}: "
                     "install a newer tanuki_async"
                 )
             audits = document.pop("audits")

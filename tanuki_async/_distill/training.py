@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tanuki_async._clock import Clock, timestamp
 from tanuki_async._distill import evaluate, lessons
+from tanuki_async._distill.course import Learner, Lesson, Pending, RunSync
 from tanuki_async._distill.evaluate import Audits, Proof
-from tanuki_async._distill.learners import Learned, Learner, Lesson, RunSync
+from tanuki_async._distill.ladder import Climb, Climber
 from tanuki_async._distill.state import State, Task
+from tanuki_async._distill.tuned import FineTuneLearner
 from tanuki_async._errors import StorageError
+from tanuki_async._records import Job
 from tanuki_async.abc import Lease, Storage
+from tanuki_async.students.ladder import KIND as LADDER
+from tanuki_async.students.ladder import unpack
 
 logger = logging.getLogger("tanuki_async.distill")
 
@@ -71,12 +76,16 @@ class Training:
         self._storage, self._clock, self._task, self._rungs = storage, clock, task, rungs
         self._random, self._run_sync = random, run_sync
         self._trainer = ""
+        self._found: list[Lesson] | None = None
         self.missing = 0  # examples that were too few, in the last run
 
-    async def run(self, lease: Lease, *, force: bool) -> State:
-        """Take one step under `lease`, which is renewed meanwhile and given back at the end, whatever happens."""
+    async def run(self, lease: Lease, *, force: bool, fetch: bool = False) -> State:
+        """Take one step under `lease`, which is renewed meanwhile and given back at the end, whatever happens.
+
+        With `fetch`, a student that was trained at a provider before is looked for there first.
+        """
         self._trainer = f"{lease.owner}:{lease.token}"
-        work = asyncio.create_task(self._step(force=force), name=f"tanuki learn {self._task.name}")
+        work = asyncio.create_task(self._step(force=force, fetch=fetch), name=f"tanuki learn {self._task.name}")
         renewal = asyncio.create_task(self._renew(lease), name=f"tanuki lease {self._task.name}")
         try:
             await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
@@ -110,21 +119,45 @@ class Training:
                 return
             until = self._clock.monotonic() + LEASE_SECONDS
 
-    async def _step(self, *, force: bool) -> State:
+    async def _step(self, *, force: bool, fetch: bool) -> State:
         state = await read(self._storage, self._task)
-        if state.busy:
+        if fetch and state.is_fresh:
+            state = await self._fetch(state)
+        if state.busy and state.job is None:
             logger.info("%s: %s stopped while training; taking over", self._task.name, state.trainer)
-        found = await lessons.gather(self._storage, self._task)
-        if (missing := self._missing(state, len(found), force=force)) is not None:
-            return await self._write(lambda before: before.at_rest(missing))
+        if state.job is None or state.rung not in [rung.name for rung in self._rungs]:
+            state = dataclasses.replace(state, job=None, rung=None)  # nobody here knows how to go on with it
+            missing = self._missing(state, len(await self._lessons()), force=force)
+            if missing is not None:
+                return await self._write(lambda before: before.at_rest(missing))
         await self._begin()
-        outcome = await self._learn(found, alpha=evaluate.alpha_of_look(state.looks) / len(self._rungs))
-        if isinstance(outcome, str):
-            logger.info("%s: the teacher goes on answering: %s", self._task.name, outcome)
-            return await self._own(
-                lambda before: before.at_rest(outcome, **self._looked(before), trained_on=_trained_on(before, found))
+        climb = await self._climb(state)
+        if climb.pending is not None:
+            return await self._wait(state, climb, *climb.pending)
+        if len(climb.steps) > climb.published:
+            return await self._serve(state, climb)
+        return await self._conclude(climb)
+
+    async def _fetch(self, state: State) -> State:
+        """Take over a training that succeeded at a provider before, if there is one; the rest is as with any other."""
+        for rung in self._rungs:
+            if isinstance(rung, FineTuneLearner) and (found := await rung.trained_before(self._task)) is not None:
+                return await self._adopt(rung, *found)
+        return state
+
+    async def _adopt(self, rung: FineTuneLearner, job: Job, number: int) -> State:
+        logger.info("%s: %s was trained before: %s", self._task.name, rung.model, job.id)
+        return await self._write(
+            lambda before: (
+                dataclasses.replace(before, trainings=number, job=job.id, rung=rung.name) if before.is_fresh else None
             )
-        return await self._serve(*outcome, trained_on=len(found))
+        )
+
+    async def _lessons(self) -> list[Lesson]:
+        """Read all examples, once."""
+        if self._found is None:
+            self._found = await lessons.gather(self._storage, self._task)
+        return self._found
 
     def _missing(self, state: State, seen: int, *, force: bool) -> str | None:
         needed = FEWEST if force else self._task.distill_after * 2**state.trainings + 1
@@ -137,64 +170,112 @@ class Training:
         def begin(before: State) -> State | None:
             if before.busy and _token(before.trainer) > _token(self._trainer):
                 return None  # our lease ran out before we began
-            return dataclasses.replace(before, phase="training", reason="learning", trainer=self._trainer)
+            reason = before.reason if before.job else "learning"
+            return dataclasses.replace(before, phase="training", reason=reason, trainer=self._trainer)
 
         _, begun = await change(self._storage, self._clock, self._task, begin)
         if not begun:
             raise Overtaken
 
-    @staticmethod
-    def _looked(before: State) -> Mapping[str, int | str]:
-        return {
-            "trainings": before.trainings + 1,
-            "looks": before.looks + 1,
-            "failures": 0,
-            "not_before": "",
-        }
-
-    async def _learn(self, found: list[Lesson], *, alpha: float) -> tuple[Learner, Learned, Proof] | str:
-        """Try each way of learning; return the first that proves its agreement, or why none did."""
-        reasons: list[str] = []
-        for learner in self._rungs:
-            seed = self._random.getrandbits(31)
-            learned = await learner.learn(found, seed=seed, match=self._task.match, run_sync=self._run_sync)
-            if isinstance(learned, str):
-                reasons.append(learned)
-                continue
-            await self._own(lambda before: dataclasses.replace(before, phase="evaluating", reason="checking agreement"))
-            proof = evaluate.prove(learned.verdicts, min_agreement=self._task.min_agreement, alpha=alpha)
-            if not isinstance(proof, str):
-                return learner, learned, proof
-            reasons.append(proof)
-        return "; ".join(reasons)
-
-    async def _serve(self, learner: Learner, learned: Learned, proof: Proof, *, trained_on: int) -> State:
-        parameters = await self._run_sync(learned.parameters, proof.threshold)
-        await self._run_sync(learner.load, parameters)  # what cannot be read back must not be announced
-        state = await read(self._storage, self._task)
+    async def _climb(self, state: State) -> Climb:
+        """Try each way of learning; go on where an earlier step had to wait."""
+        climb = Climb()
+        climber = Climber(
+            task=self._task,
+            rungs=self._rungs,
+            state=state,
+            lessons=self._lessons,
+            seed=self._random.getrandbits(31),
+            run_sync=self._run_sync,
+            evaluating=self._evaluating,
+        )
         key = self._task.student_key(state.looks)
-        found = await self._storage.get(key)
-        if await self._storage.put(key, parameters, version=found.version if found else None) is None:
-            raise Overtaken
-        after = await self._own(lambda before: self._served(before, learner.kind, key, proof, trained_on))
-        logger.info("%s: a %s student serves; %s", self._task.name, learner.kind, after.reason)
+        waited = state.job is not None and state.student == key and state.kind == LADDER
+        if waited and (found := await self._storage.get(key)) is not None:
+            climb.resume(unpack(found.value), await self._lessons())
+        await climber.climb(climb)
+        return climb
+
+    async def _evaluating(self) -> None:
+        await self._own(lambda before: dataclasses.replace(before, phase="evaluating", reason="checking agreement"))
+
+    async def _wait(self, state: State, climb: Climb, rung: Learner, pending: Pending) -> State:
+        """Leave a training that goes on elsewhere to whoever looks next; what is proved so far serves meanwhile."""
+        changes: dict[str, Any] = {}
+        if len(climb.steps) > climb.published:
+            changes = await self._published(state, climb)
+        polls = state.polls + 1 if state.job == pending.job else 1
+        until = timestamp(self._clock.now() + timedelta(seconds=pending.seconds))
+        return await self._own(
+            lambda before: dataclasses.replace(
+                before,
+                **changes,
+                phase="training",
+                reason=pending.reason,
+                job=pending.job,
+                rung=rung.name,
+                polls=polls,
+                failures=0,
+                not_before=until,
+            )
+        )
+
+    async def _conclude(self, climb: Climb) -> State:
+        """Note that no new student came of it, and why."""
+        outcome = "; ".join(climb.reasons)
+        logger.info("%s: %s", self._task.name, outcome or "nothing more can be learnt")
+        if climb.absent == len(self._rungs):  # nothing was tried, so nothing is counted
+            return await self._own(lambda before: before.at_rest(outcome))
+        found = await self._lessons()
+        return await self._own(
+            lambda before: before.at_rest(outcome, **_looked(before), trained_on=_trained_on(before, found))
+        )
+
+    async def _serve(self, state: State, climb: Climb) -> State:
+        changes = await self._published(state, climb)
+        reason = _told(climb.proof())
+        if (notice := self._notice(climb)) is not None:
+            logger.warning("%s: %s", self._task.name, notice)
+            reason = f"{reason}; {notice}"
+        after = await self._own(lambda before: before.at_rest(reason, **{**_looked(before), **changes}))
+        logger.info("%s: a %s student serves; %s", self._task.name, climb.kind, after.reason)
         return after
 
-    def _served(self, before: State, kind: str, key: str, proof: Proof, trained_on: int) -> State:
-        return before.at_rest(
-            f"agreed on {proof.agreement:.1%} of the {proof.coverage:.0%} of {proof.held_out} held-out inputs that it "
-            f"would answer; at least {proof.bound:.1%} with {evaluate.CONFIDENCE:.0%} confidence",
-            **self._looked(before),
-            student=key,
-            kind=kind,
-            agreement=proof.agreement,
-            bound=proof.bound,
-            confidence=evaluate.CONFIDENCE,
-            held_out=proof.held_out,
-            coverage=proof.coverage,
-            trained_on=trained_on,
-            audits=Audits(),
-            template_version=self._task.template_version,
+    async def _published(self, state: State, climb: Climb) -> dict[str, Any]:
+        """Put the student into storage; return what the state says of it."""
+        found = await self._lessons()
+        key = self._task.student_key(state.looks, len(climb.steps))
+        parameters = await self._run_sync(climb.parameters, found)
+        there = await self._storage.get(key)
+        if await self._storage.put(key, parameters, version=there.version if there else None) is None:
+            raise Overtaken
+        proof = climb.proof()
+        return {
+            "student": key,
+            "kind": climb.kind,
+            "model": climb.model,
+            "agreement": proof.agreement if proof else None,
+            "bound": proof.bound if proof else None,
+            "confidence": evaluate.CONFIDENCE if proof else None,
+            "held_out": proof.held_out if proof else 0,
+            "coverage": proof.coverage if proof else None,
+            "trained_on": len(found),
+            "audits": Audits(),
+            "template_version": self._task.template_version,
+        }
+
+    def _notice(self, climb: Climb) -> str | None:
+        """Say so where one vendor's model was trained on the answers of another's: their terms may limit that."""
+        if self._task.bench is None:
+            return None
+        teachers = {teacher.provider.name for teacher in self._task.bench.desk.teachers}
+        tuned = [step.model for step in climb.steps if step.kind == "fine_tune" and step.model]
+        strangers = [model for model in tuned if model.partition(":")[0] not in teachers]
+        if not strangers:
+            return None
+        return (
+            f"{', '.join(strangers)} was trained on answers of {', '.join(sorted(teachers))}: "
+            "see whether the terms of that vendor allow it"
         )
 
     async def failed(self, why: str) -> State:
@@ -205,7 +286,7 @@ class Training:
                 return None
             pause = min(BACK_OFF * 2**before.failures, 3600.0)
             until = timestamp(self._clock.now() + timedelta(seconds=pause))
-            return before.at_rest(f"training failed: {why}", failures=before.failures + 1, not_before=until)
+            return before.at_rest(why, failures=before.failures + 1, not_before=until)
 
         state, _ = await change(self._storage, self._clock, self._task, note)
         return state
@@ -231,6 +312,21 @@ class Training:
     async def _write(self, how: Change) -> State:
         state, _ = await change(self._storage, self._clock, self._task, how)
         return state
+
+
+def _told(proof: Proof | None) -> str:
+    if proof is None:
+        return "it was trained and proved before; there is nothing here to examine it on, so only audits watch it"
+    return (
+        f"agreed on {proof.agreement:.1%} of the {proof.coverage:.0%} of {proof.held_out} held-out inputs that it "
+        f"would answer; at least {proof.bound:.1%} with {evaluate.CONFIDENCE:.0%} confidence"
+    )
+
+
+def _looked(before: State) -> dict[str, Any]:
+    """Return what a training that came to its end changes, whatever came of it."""
+    counts = {"trainings": before.trainings + 1, "looks": before.looks + 1, "failures": 0, "not_before": ""}
+    return {**counts, "job": None, "rung": None, "polls": 0}
 
 
 def _trained_on(before: State, found: Sequence[Lesson]) -> int:

@@ -9,8 +9,8 @@ from random import Random
 from typing import TypeAlias
 
 from tanuki_async._distill import evaluate
+from tanuki_async._distill.course import Learner
 from tanuki_async._distill.evaluate import Audits
-from tanuki_async._distill.learners import Learner
 from tanuki_async._distill.state import State, Task
 from tanuki_async.abc import Student
 

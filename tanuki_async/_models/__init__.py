@@ -21,10 +21,13 @@ __all__ = [
     "DEFAULT_EMBEDDING",
     "DEFAULT_TEACHERS",
     "MODELS",
+    "is_tunable",
     "lookup",
     "retirement",
+    "sibling",
     "split_name",
     "takers",
+    "tuned_prices",
 ]
 
 DEFAULT_TEACHERS = ("openai:gpt-6.2-sol", "openai:gpt-6.1-sol")
@@ -52,6 +55,27 @@ def lookup(provider: str, name: str, *, retired: bool = False) -> Model | None:
     if undated != name and (base := _TABLE.get((provider, undated))):
         return replace(base, name=name, suggested=None)
     return None
+
+
+def sibling(teacher: Model) -> str | None:
+    """Return the cheap model of the teacher's provider, as `provider:model`; None where the teacher is as cheap."""
+    found = [model for model in MODELS if model.provider == teacher.provider and model.suggested == "student"]
+    cheap = min(found, key=lambda model: model.price_input or 0.0, default=None)
+    if cheap is None or cheap.name == teacher.name:
+        return None
+    if teacher.price_input is not None and cheap.price_input is not None and teacher.price_input <= cheap.price_input:
+        return None
+    return str(cheap)
+
+
+def is_tunable(name: str) -> bool:
+    """Tell whether OpenAI still trains a model, for whom it does."""
+    return _DATED.sub("", name) in openai.TUNED
+
+
+def tuned_prices(base: str) -> tuple[float, float, float] | tuple[None, None, None]:
+    """Return what a model costs that OpenAI trained: input, cached input, output."""
+    return openai.TUNED.get(_DATED.sub("", base), (None, None, None))
 
 
 def takers(kind: Attached) -> list[str]:

@@ -81,6 +81,13 @@ MODELS: tuple[Model, ...] = (
     _embedder(name="text-embedding-ada-002", price_input=0.10, dimensions=1_536),
 )  # fmt: skip
 
+TUNED: dict[str, tuple[float, float, float]] = {
+    "gpt-4.1": (3, 0.75, 12),
+    "gpt-4.1-mini": (0.80, 0.20, 3.20),
+    "gpt-4o-mini": (0.30, 0.15, 1.20),
+}
+"""What is still trained, for whom it is, and what a trained one costs: input, cached input, output."""
+
 RETIRED: dict[str, tuple[str, str]] = {
     **dict.fromkeys(
         ("gpt-4", "gpt-4-turbo", "gpt-4-1106-preview", "gpt-4o-2024-05-13", "o1", "o3-mini", "o4-mini"),

@@ -38,6 +38,10 @@ class BedrockTuning(Tuning):
     def __init__(self, control: Control, *, bucket: str | None, role: str | None, teacher: str | None) -> None:
         self._control, self._bucket, self._role, self._teacher = control, bucket, role, teacher
 
+    def trains(self, model: str) -> bool:
+        """Tell whether there is a place for a training's files; which models can be trained changes often."""
+        return self._bucket is not None
+
     async def start(self, training: Training, http: Http) -> Job:
         """Upload and start a training, unless one with its tag is there already."""
         place = Place.of(self._bucket, self._role, to="training a model")

@@ -63,6 +63,11 @@ def error_from(
     return error
 
 
+def code_of(reply: Reply) -> str | None:
+    """Return the code that an unhappy answer gives, where it gives one."""
+    return _text(_facts(reply.body).get("code"))
+
+
 def _kind(status: int, words: set[str | None]) -> type[ProviderError]:
     if status == 402 or (status == 429 and words & QUOTA_CODES):
         return QuotaExceededError

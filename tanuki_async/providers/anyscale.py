@@ -16,7 +16,8 @@ _GONE = "api.endpoints.anyscale.com"
 class Anyscale(OpenAICompatible):
     """Your own Anyscale Service. Key and address come from ANYSCALE_API_KEY and ANYSCALE_BASE_URL where not given.
 
-    There is no default address: the public endpoints ended in 2024.
+    There is no default address: the public endpoints ended in 2024. `jobs` is for a server with OpenAI's endpoints for
+    fine-tuning and batches.
     """
 
     _title = "Anyscale"
@@ -31,8 +32,11 @@ class Anyscale(OpenAICompatible):
         models: Mapping[str, Model] | None = None,
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
+        jobs: bool = False,
     ) -> None:
-        super().__init__(base_url, name="anyscale", api_key=api_key, models=models, limits=limits, headers=headers)
+        super().__init__(
+            base_url, name="anyscale", api_key=api_key, models=models, limits=limits, headers=headers, jobs=jobs
+        )
 
     def _url(self, path: str) -> str:
         url = super()._url(path)

@@ -10,16 +10,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tanuki_async._errors import ProviderError
-from tanuki_async._models import ANYTHING, lookup
+from tanuki_async._models import ANYTHING, lookup, tuned_prices
 from tanuki_async._records import Completion, Decision, Limits, Model, Request, SchemaDialect, Usage
-from tanuki_async.abc import Http
+from tanuki_async.abc import Batches, Http, Tuning
 from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._answers import vectors_from
 from tanuki_async.providers._bodies import Bodies, encode_embedding
 from tanuki_async.providers._chats import Chats, Form
 from tanuki_async.providers._chunks import Chunks
 from tanuki_async.providers._decisions import DECIDERS, DecisionBodies, completion_of, decision_from
+from tanuki_async.providers._endpoints import Endpoints
 from tanuki_async.providers._lists import about_a_model, model_names, what_is_there, with_more
+from tanuki_async.providers._openai_batches import OpenAIBatches
+from tanuki_async.providers._openai_tuning import OpenAITuning
 from tanuki_async.providers._response_events import ResponseEvents
 from tanuki_async.providers._responses import ResponseBodies
 from tanuki_async.providers._servers import SERVERS, server_at
@@ -37,7 +40,8 @@ class OpenAICompatible(Chats):
 
     Sends only fields that such servers commonly know, and learns from a 400 which of them this one does not.
     `models` describes models by name, where the cautious assumptions should not hold. `responses` asks through the
-    Responses API instead of Chat Completions.
+    Responses API instead of Chat Completions. `jobs` tells that the server has OpenAI's endpoints for fine-tuning and
+    batches as well.
     """
 
     _title = "an OpenAI-compatible server"
@@ -53,6 +57,7 @@ class OpenAICompatible(Chats):
         limits: Limits | None = None,
         headers: Mapping[str, str] | None = None,
         responses: bool = False,
+        jobs: bool = False,
     ) -> None:
         super().__init__(base_url, name=name, api_key=api_key, models=models, limits=limits, headers=headers)
         self._responses = responses
@@ -61,6 +66,8 @@ class OpenAICompatible(Chats):
             "chat": Form("/chat/completions", self._bodies, Chunks),
             "responses": Form("/responses", ResponseBodies(), ResponseEvents),
         }
+        if jobs:
+            self.tuning, self.batches = self._jobs()
 
     @classmethod
     def known(cls, name: str) -> OpenAICompatible:
@@ -77,6 +84,17 @@ class OpenAICompatible(Chats):
 
     def _form(self, model: Model) -> Form:
         return self._forms[model.endpoint]
+
+    def _jobs(self) -> tuple[Tuning, Batches]:
+        """Make what trains models and sends batches here."""
+        endpoints = self._endpoints()
+        return OpenAITuning(endpoints, strict=False), OpenAIBatches(endpoints, self._encode)
+
+    def _endpoints(self) -> Endpoints:
+        return Endpoints(self.name, self._base, lambda: self._headers or self._make_headers(), lambda: self._secrets)
+
+    def _encode(self, request: Request) -> bytes:
+        return self._bodies.encode(request, self._abilities(request.model))
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
         """Return one vector per text, in order. All texts travel in one request."""
@@ -141,10 +159,21 @@ class OpenAI(OpenAICompatible):
         decisions: bool = False,
     ) -> None:
         super().__init__(
-            base_url, name="openai", api_key=api_key, models=models, limits=limits, headers=headers, responses=responses
+            base_url,
+            name="openai",
+            api_key=api_key,
+            models=models,
+            limits=limits,
+            headers=headers,
+            responses=responses,
+            jobs=True,
         )
         self._decides = decisions
         self._questions = DecisionBodies()
+
+    def _jobs(self) -> tuple[Tuning, Batches]:
+        endpoints = self._endpoints()
+        return OpenAITuning(endpoints, strict=True), OpenAIBatches(endpoints, self._encode)
 
     # Not `async`: who does not decide would pay for one frame more. Pyright knows only one kind of coroutine.
     def complete(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -185,9 +214,10 @@ class OpenAI(OpenAICompatible):
         tuned = name.startswith("ft:")
         dialect: SchemaDialect = "openai_strict_ft" if tuned else "openai_strict"
         if tuned and (base := lookup(self.name, name.split(":")[1], retired=self._may_serve_retired())):
+            price_input, price_cached, price_output = tuned_prices(base.name)
             return replace(
                 base, name=name, schema_dialect=dialect, suggested=None,
-                price_input=None, price_cached=None, price_output=None,
+                price_input=price_input, price_cached=price_cached, price_output=price_output,
             )  # fmt: skip
         if not self._is_openai():
             return replace(super()._unknown_model(name), schema_dialect=dialect)

@@ -15,7 +15,9 @@ class Verdict:
     """One held-out input, answered by a student that had not seen it.
 
     `score` is how sure the student was, on its own scale; minus infinity where it would abstain at any threshold.
+    `place` is that of the input among the examples.
     """
 
     score: float
     agreed: bool
+    place: int = -1

@@ -130,6 +130,7 @@ def fit_all(
             lead if share >= familiar else -math.inf,
             bool(label == rows.labels[row])
             or (match is not None and match(rows.outputs[label], rows.outputs[rows.labels[row]])),
+            int(row),
         )
         for row, (label, lead, share) in held.items()
     )

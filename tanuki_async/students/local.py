@@ -147,6 +147,9 @@ class LocalStudent(Student):
 class Trained:
     """A classifier, and how it did on each group of like inputs when it had not seen them."""
 
+    model = None
+    tries = 1
+
     def __init__(
         self, contents: Contents, verdicts: tuple[Verdict, ...], aligned: Sequence[Pair], match: Match | None
     ) -> None:
