@@ -168,11 +168,15 @@ def foreign(blob: bytes) -> bytes:
     return b"PK" + blob[2:]
 
 
+def older(blob: bytes) -> bytes:
+    return blob.replace(b"tanukibloom\x02", b"tanukibloom\x01")
+
+
 def newer(blob: bytes) -> bytes:
-    return blob.replace(b"tanukibloom\x01", b"tanukibloom\x02")
+    return blob.replace(b"tanukibloom\x02", b"tanukibloom\x03")
 
 
-@pytest.mark.parametrize("damage", [torn, flipped, foreign, newer, lambda _: b""])
+@pytest.mark.parametrize("damage", [torn, flipped, foreign, older, newer, lambda _: b""])
 async def test_a_damaged_filter_is_built_again_from_the_data(storage: FilesystemStorage, file: Path, damage) -> None:
     await storage.append(NAME, [line(n) for n in range(100)])
     await storage.aclose()
