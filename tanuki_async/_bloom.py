@@ -93,7 +93,8 @@ class Bloom:
         new_one, new_two = one | mask, two | mask
         if (new_one == one and new_two == two) or (self._full and _has(self._full, a, b, mask)):
             return False
-        words[i], words[j] = new_one, new_two
+        words[i] = new_one
+        words[j] = new_two
         self._room = room = self._room - 1
         if not room:
             self._grow()
@@ -125,12 +126,13 @@ class Bloom:
         return new
 
     def _add_exact(self, key: bytes) -> bool:
-        assert self._exact is not None
-        if key in self._exact:
+        exact = self._exact
+        assert exact is not None
+        if key in exact:
             return False
-        self._exact.add(key)
-        if len(self._exact) == _EXACT:
-            exact, self._exact = self._exact, None
+        exact.add(key)
+        if len(exact) == _EXACT:
+            self._exact = None
             self._grow()
             self.update(list(exact))
         return True
@@ -149,20 +151,23 @@ class Bloom:
             if (new_one == one and new_two == two) or (full and _has(full, a, b, mask)):
                 new.append(False)
             else:
-                words[i], words[j] = new_one, new_two
+                words[i] = new_one
+                words[j] = new_two
                 new.append(True)
         self._room -= sum(new)
         return new
 
     def _add_arrays(self, np: Any, keys: Sequence[bytes]) -> list[bool]:
-        quarters = np.frombuffer(b"".join(keys), dtype="<u4").reshape(-1, 4)
+        joined = b"".join(keys)
+        quarters = np.frombuffer(joined, dtype="<u4").reshape(-1, 4)
         masks = _mask_array(np)[quarters[:, 1] >> (_TO_PATTERN - 32)]
         a, b = quarters[:, 0], quarters[:, 2]
         fresh = np.ones(len(keys), dtype=bool)
         for words, top in self._layers():
             layer = np.frombuffer(words, dtype="<u4")
             fresh &= (layer[a & top] & layer[b & top] & masks) != masks
-        if len(set(keys)) < len(keys):
+        ordered = np.sort(np.frombuffer(joined, dtype="<u8")[0::2])
+        if (ordered[1:] == ordered[:-1]).any():  # maybe a key that comes twice
             backwards = {key: len(keys) - 1 - index for index, key in enumerate(reversed(keys))}
             first = np.zeros(len(keys), dtype=bool)
             first[list(backwards.values())] = True
@@ -188,7 +193,7 @@ class Bloom:
         return (*self._full, (self._words, self._top)) if self._words else ()
 
     def dump(self) -> Iterator[bytes | memoryview]:
-        """Give the saved form in parts, with a version and a checksum. Layers are not copied: add nothing meanwhile."""
+        """Give the saved form in parts. Layers are not copied: add nothing meanwhile."""
         exact, layers = b"".join(sorted(self._exact or ())), self._layers()
         parts: list[bytes | memoryview] = [_PREFIX.pack(_MAGIC, VERSION)]
         parts += [_HEADER.pack(len(self), len(exact) // _KEY, len(layers)), exact]
@@ -206,15 +211,14 @@ class Bloom:
         bloom, source = cls(), _Checked(file)
         _check_version(source.read(_PREFIX.size))
         bloom._read(source)
-        checksum = source.checksum
-        if file.read(_CHECK.size + 1) != _CHECK.pack(checksum):
-            raise BloomError("a saved filter is torn: its checksum does not fit. Rebuild it from the data")
+        if file.read(_CHECK.size + 1) != _CHECK.pack(source.checksum):
+            raise _unusable("is torn, as its checksum does not fit")
         return bloom
 
     def _read(self, source: _Checked) -> None:
         count, exact, layers = _HEADER.unpack(source.read(_HEADER.size))
         if exact > _EXACT:
-            raise BloomError(f"a saved filter cannot have {exact} exact keys. Rebuild it from the data")
+            raise _unusable(f"has {exact} exact keys")
         keys = source.read(exact * _KEY)
         if not layers:
             self._exact = {keys[begin : begin + _KEY] for begin in range(0, len(keys), _KEY)}
@@ -223,7 +227,7 @@ class Bloom:
         for level in range(layers):
             (size,) = _LAYER.unpack(source.read(_LAYER.size))
             if size != _size(level):
-                raise BloomError(f"a saved filter has a layer of {size} words. Rebuild it from the data")
+                raise _unusable(f"has a layer of {size} words")
             self._grow()
             source.read_into(self._words)
         self._room = self._capacity - count
@@ -243,8 +247,7 @@ class _Checked:
         self._file, self.checksum = file, 0
 
     def read(self, size: int) -> bytes:
-        content = self._file.read(size)
-        self._check(content, size)
+        self._check(content := self._file.read(size), size)
         return content
 
     def read_into(self, words: array[int]) -> None:
@@ -256,18 +259,20 @@ class _Checked:
 
     def _check(self, content: bytes | memoryview, size: int) -> None:
         if len(content) < size:
-            raise BloomError("a saved filter is torn: its end is missing. Rebuild it from the data")
+            raise _unusable("is torn, as its end is missing")
         self.checksum = zlib.crc32(content, self.checksum)
+
+
+def _unusable(why: str) -> BloomError:
+    return BloomError(f"a saved filter {why}: rebuild it from the data")
 
 
 def _check_version(prefix: bytes) -> None:
     magic, version = _PREFIX.unpack(prefix)
     if magic != _MAGIC:
-        raise BloomError(f"not a saved filter: it begins with {magic!r}. Rebuild it from the data")
+        raise _unusable(f"begins with {magic!r}")
     if version != VERSION:
-        raise BloomError(
-            f"a saved filter has version {version}, this release reads {VERSION}: rebuild it from the data"
-        )
+        raise _unusable(f"has version {version}, this release reads {VERSION}")
 
 
 def _has(layers: tuple[tuple[array[int], int], ...], a: int, b: int, mask: int) -> bool:
