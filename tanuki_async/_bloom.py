@@ -22,10 +22,13 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from itertools import combinations
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 from mmh3 import mmh3_x64_128_digest as digest
 from mmh3 import mmh3_x64_128_utupledigest as halves_of
+
+from tanuki_async._checked import Checked, Source
+from tanuki_async._turns import in_turns
 
 __all__ = ["Bloom", "BloomError"]
 
@@ -134,7 +137,8 @@ class Bloom:
         if len(exact) == _EXACT:
             self._exact = None
             self._grow()
-            self.update(list(exact))
+            for keys in in_turns(list(exact)):
+                self.update(keys)
         return True
 
     def _add_many(self, keys: Sequence[bytes]) -> list[bool]:
@@ -206,16 +210,23 @@ class Bloom:
         yield _CHECK.pack(checksum)
 
     @classmethod
-    def load(cls, file: BinaryIO) -> Bloom:
+    def load(cls, file: Source) -> Bloom:
         """Read what `dump` gave, to the end of the file; BloomError says what is wrong with anything else."""
-        bloom, source = cls(), _Checked(file)
-        _check_version(source.read(_PREFIX.size))
-        bloom._read(source)
+        bloom, source = cls(), Checked(file)
+        try:
+            bloom._read(source)
+        except EOFError:
+            raise _unusable("is torn, as its end is missing") from None
         if file.read(_CHECK.size + 1) != _CHECK.pack(source.checksum):
             raise _unusable("is torn, as its checksum does not fit")
         return bloom
 
-    def _read(self, source: _Checked) -> None:
+    def _read(self, source: Checked) -> None:
+        magic, version = _PREFIX.unpack(source.read(_PREFIX.size))
+        if magic != _MAGIC:
+            raise _unusable(f"begins with {magic!r}")
+        if version != VERSION:
+            raise _unusable(f"has version {version}, this release reads {VERSION}")
         count, exact, layers = _HEADER.unpack(source.read(_HEADER.size))
         if exact > _EXACT:
             raise _unusable(f"has {exact} exact keys")
@@ -226,7 +237,7 @@ class Bloom:
         self._exact = None
         for level in range(layers):
             (size,) = _LAYER.unpack(source.read(_LAYER.size))
-            if size != _size(level):
+            if size != _shape(level)[0]:
                 raise _unusable(f"has a layer of {size} words")
             self._grow()
             source.read_into(self._words)
@@ -234,45 +245,14 @@ class Bloom:
 
     def _grow(self) -> None:
         self._full = self._layers()
-        level = len(self._full)
-        self._words, self._top = array("I", [0]) * _size(level), _size(level) - 1
-        self._capacity += _room(level)
-        self._room += _room(level)
-
-
-class _Checked:
-    """Reads a file, and keeps the checksum of what was read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.checksum = file, 0
-
-    def read(self, size: int) -> bytes:
-        self._check(content := self._file.read(size), size)
-        return content
-
-    def read_into(self, words: array[int]) -> None:
-        with memoryview(words).cast("B") as view:
-            size = self._file.readinto(view)  # type: ignore[attr-defined]
-            self._check(view[:size], len(view))
-        if sys.byteorder != "little":
-            words.byteswap()
-
-    def _check(self, content: bytes | memoryview, size: int) -> None:
-        if len(content) < size:
-            raise _unusable("is torn, as its end is missing")
-        self.checksum = zlib.crc32(content, self.checksum)
+        words, room = _shape(len(self._full))
+        self._words, self._top = array("I", [0]) * words, words - 1
+        self._capacity += room
+        self._room += room
 
 
 def _unusable(why: str) -> BloomError:
     return BloomError(f"a saved filter {why}: rebuild it from the data")
-
-
-def _check_version(prefix: bytes) -> None:
-    magic, version = _PREFIX.unpack(prefix)
-    if magic != _MAGIC:
-        raise _unusable(f"begins with {magic!r}")
-    if version != VERSION:
-        raise _unusable(f"has version {version}, this release reads {VERSION}")
 
 
 def _has(layers: tuple[tuple[array[int], int], ...], a: int, b: int, mask: int) -> bool:
@@ -282,13 +262,12 @@ def _has(layers: tuple[tuple[array[int], int], ...], a: int, b: int, mask: int) 
     return False
 
 
-def _size(level: int) -> int:
-    words, _ = _LEVELS[min(level, len(_LEVELS) - 1)]
-    return words << 2 * max(level - len(_LEVELS) + 1, 0)
-
-
-def _room(level: int) -> int:
-    return int(_size(level) * _WORD * 8 / _LEVELS[min(level, len(_LEVELS) - 1)][1])
+def _shape(level: int) -> tuple[int, int]:
+    """How many words a layer has, and how many keys it takes."""
+    last = len(_LEVELS) - 1
+    words, bits = _LEVELS[min(level, last)]
+    words <<= 2 * max(level - last, 0)
+    return words, int(words * _WORD * 8 / bits)
 
 
 @cache

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias
 
 from tanuki_async._bloom import Bloom
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import arguments_key, key_of
+from tanuki_async._turns import in_turns
 
 __all__ = ["Counted", "Filter", "Fresh", "Index", "Newest"]
 
-_TURN = 500
-_BREATH = 0.00005
 Fresh: TypeAlias = tuple[list[bytes], Callable[[], object]]
 """Lines that should be added, and what takes them in, to be called once they are in the data."""
 
@@ -38,12 +36,12 @@ class Filter:
         self.bloom = bloom or Bloom()
 
     def feed(self, lines: Sequence[bytes]) -> None:
-        for some in _in_turns(lines):
+        for some in in_turns(lines):
             self.bloom.update(list(map(key_of, some)))
 
     def fresh(self, lines: Sequence[bytes]) -> Fresh:
         bloom, first = self.bloom, dict[bytes, bytes]()
-        for some in _in_turns(lines):
+        for some in in_turns(lines):
             for line in some:
                 key = key_of(line)
                 if key not in first and key not in bloom:
@@ -51,7 +49,7 @@ class Filter:
         return list(first.values()), partial(self._take_in, list(first))
 
     def _take_in(self, keys: Sequence[bytes]) -> None:
-        for some in _in_turns(keys):
+        for some in in_turns(keys):
             self.bloom.update(some)
 
 
@@ -84,15 +82,6 @@ class Counted:
 
     def fresh(self, lines: Sequence[bytes]) -> Fresh:
         return list(lines), tuple
-
-
-def _in_turns(each: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Give some at a time, and let the event loop go on in between: from a thread that works without a pause, it gets
-    the interpreter back only after 5 ms, at each of its turns."""
-    for begin in range(0, len(each), _TURN):
-        if begin:
-            time.sleep(_BREATH)
-        yield each[begin : begin + _TURN]
 
 
 def _question(line: bytes) -> bytes:
