@@ -114,7 +114,7 @@ def with_numpy(wanted: bool) -> None:
         sys.modules["numpy"] = NUMPY
 
 
-def filter_size(count: int) -> Figures:
+def filter_size(path: Path, count: int) -> Figures:
     bloom, lost, figures = Bloom(), 0, Figures()
     with_numpy(True)
     for start in range(0, count, 50_000):
@@ -126,9 +126,11 @@ def filter_size(count: int) -> Figures:
     figures["filter bits per item at capacity"] = [bloom.bits / bloom.capacity]
     for _ in range(5):
         start = time.perf_counter()
-        blob = bloom.to_bytes()
+        with path.open("wb") as file:
+            file.writelines(bloom.dump())
         middle = time.perf_counter()
-        Bloom.from_bytes(blob)
+        with path.open("rb") as file:
+            Bloom.load(file)
         figures.setdefault(f"filter save {count}, s", []).append(middle - start)
         figures.setdefault(f"filter load {count}, s", []).append(time.perf_counter() - middle)
     return figures
@@ -215,7 +217,7 @@ def main() -> None:
                 for key, values in asyncio.run(work(Path(scratch, f"{name}-{repeat}"), count)).items():
                     figures.setdefault(key, []).extend(values)
         figures |= filters(options.items, options.repeats)
-        figures |= filter_size(10_000_000 if options.full else options.items)
+        figures |= filter_size(Path(scratch, "filter"), 10_000_000 if options.full else options.items)
         if options.full:
             figures |= asyncio.run(opening(Path(scratch, "opening"), 10_000_000))
     report(figures, options)

@@ -9,7 +9,9 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tanuki_async._errors import StorageError
 from tanuki_async._lines import encode_line
 from tanuki_async.abc import Appended, Storage
 from tanuki_async.storage._files import lock, open_locked, translated
+from tanuki_async.storage._segment import Segment
 from tanuki_async.storage.filesystem import FilesystemStorage
 
 NAME = "0123abcd/PATCHES"
@@ -156,6 +159,38 @@ async def test_closing_waits_for_a_filter_that_is_being_saved(storage: Filesyste
     assert not list(file.parent.glob("*.tmp"))
 
 
+def test_a_filter_is_saved_and_loaded_without_a_copy_of_it(file: Path) -> None:
+    segment, again = Segment(file), Segment(file)
+    segment.append([line(n) for n in range(11_000)], latest=False)
+    assert most_allocated(segment.save) < 100_000
+    size = file.with_suffix(".bloom").stat().st_size
+    assert size > 500_000
+    assert size <= most_allocated(lambda: again.append([line(1)], latest=False)) < 1.5 * size
+    segment.release()
+    again.release()
+
+
+def test_a_filter_that_is_saved_during_appends_is_whole(file: Path) -> None:
+    segment = Segment(file)
+    segment.append([line(n) for n in range(11_000)], latest=False)
+    others = threading.Thread(target=lambda: [segment.append([line(n)], latest=False) for n in range(11_000, 11_200)])
+    others.start()
+    while others.is_alive():
+        segment.save()
+        assert Segment(file)._load(None).lines >= 11_000  # none, had it been torn
+    segment.release()
+
+
+def most_allocated(work: Callable[[], object]) -> int:
+    """Return how many bytes more than before were allocated at one time."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def torn(blob: bytes) -> bytes:
     return blob[: len(blob) // 2]
 
@@ -168,11 +203,15 @@ def foreign(blob: bytes) -> bytes:
     return b"PK" + blob[2:]
 
 
+def older(blob: bytes) -> bytes:
+    return blob.replace(b"tanukibloom\x02", b"tanukibloom\x01")
+
+
 def newer(blob: bytes) -> bytes:
-    return blob.replace(b"tanukibloom\x01", b"tanukibloom\x02")
+    return blob.replace(b"tanukibloom\x02", b"tanukibloom\x03")
 
 
-@pytest.mark.parametrize("damage", [torn, flipped, foreign, newer, lambda _: b""])
+@pytest.mark.parametrize("damage", [torn, flipped, foreign, older, newer, lambda _: b""])
 async def test_a_damaged_filter_is_built_again_from_the_data(storage: FilesystemStorage, file: Path, damage) -> None:
     await storage.append(NAME, [line(n) for n in range(100)])
     await storage.aclose()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tanuki_async._errors import StorageError
 
-__all__ = ["locked", "make_directory", "open_locked", "replace", "translated"]
+__all__ = ["locked", "make_directory", "open_locked", "replace", "replacing", "translated"]
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space",
@@ -128,12 +128,19 @@ def is_at(descriptor: int, path: Path) -> bool:
 
 def replace(path: Path, content: bytes) -> None:
     """Put `content` at `path`, whole and durable, or leave what was there."""
+    with replacing(path) as descriptor:
+        write_all(descriptor, content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Generator[int]:
+    """Give a descriptor to write to; what was written stands at `path`, whole and durable, or what was there before."""
     make_directory(path.parent)
     draft = path.with_name(f"{path.name}.{os.getpid()}-{next(_serial)}.tmp")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            write_all(descriptor, content)
+            yield descriptor
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -144,7 +151,7 @@ def replace(path: Path, content: bytes) -> None:
     sync_directory(path.parent)
 
 
-def write_all(descriptor: int, content: bytes) -> None:
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
     """Write everything; an OSError may leave a part."""
     view = memoryview(content)
     while view:

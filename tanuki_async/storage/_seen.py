@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol, TypeAlias
 
 from tanuki_async._bloom import Bloom
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import arguments_key, key_of
+from tanuki_async._turns import in_turns
 
-__all__ = ["Counted", "Filter", "Index", "Newest"]
+__all__ = ["Counted", "Filter", "Fresh", "Index", "Newest"]
+
+Fresh: TypeAlias = tuple[list[bytes], Callable[[], object]]
+"""Lines that should be added, and what takes them in, to be called once they are in the data."""
 
 
 class Index(Protocol):
@@ -19,8 +24,8 @@ class Index(Protocol):
         """Take in lines that are in the data."""
         ...
 
-    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
-        """Return those that should be added, taking in nothing."""
+    def fresh(self, lines: Sequence[bytes]) -> Fresh:
+        """Find those that should be added, taking in nothing yet."""
         ...
 
 
@@ -31,13 +36,21 @@ class Filter:
         self.bloom = bloom or Bloom()
 
     def feed(self, lines: Sequence[bytes]) -> None:
-        self.bloom.update(list(map(key_of, lines)))
+        for some in in_turns(lines):
+            self.bloom.update(list(map(key_of, some)))
 
-    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
-        first: dict[bytes, bytes] = {}
-        for line in lines:
-            first.setdefault(key_of(line), line)
-        return [line for key, line in first.items() if key not in self.bloom]
+    def fresh(self, lines: Sequence[bytes]) -> Fresh:
+        bloom, first = self.bloom, dict[bytes, bytes]()
+        for some in in_turns(lines):
+            for line in some:
+                key = key_of(line)
+                if key not in first and key not in bloom:
+                    first[key] = line
+        return list(first.values()), partial(self._take_in, list(first))
+
+    def _take_in(self, keys: Sequence[bytes]) -> None:
+        for some in in_turns(keys):
+            self.bloom.update(some)
 
 
 class Newest:
@@ -50,7 +63,7 @@ class Newest:
         for line in lines:
             self._answers[_question(line)] = key_of(line)
 
-    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
+    def fresh(self, lines: Sequence[bytes]) -> Fresh:
         trial: dict[bytes, bytes] = {}
         kept: list[bytes] = []
         for line in lines:
@@ -58,7 +71,7 @@ class Newest:
             if trial.get(question, self._answers.get(question)) != example:
                 trial[question] = example
                 kept.append(line)
-        return kept
+        return kept, partial(self._answers.update, trial)
 
 
 class Counted:
@@ -67,8 +80,8 @@ class Counted:
     def feed(self, lines: Sequence[bytes]) -> None:
         """Take in nothing."""
 
-    def fresh(self, lines: Sequence[bytes]) -> list[bytes]:
-        return list(lines)
+    def fresh(self, lines: Sequence[bytes]) -> Fresh:
+        return list(lines), tuple
 
 
 def _question(line: bytes) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tanuki_async._bloom import Bloom, BloomError
 from tanuki_async.abc import Appended
-from tanuki_async.storage._files import is_at, lock, open_locked, replace, sync_data, translated, unlock, write_all
+from tanuki_async.storage._files import is_at, lock, open_locked, replacing, sync_data, translated, unlock, write_all
 from tanuki_async.storage._seen import Counted, Filter, Index, Newest
 
 __all__ = ["Segment", "batches"]
@@ -33,10 +33,9 @@ class _Position:
     lines: int = 0
     anchor: bytes = b""
 
-    def move(self, lines: Sequence[bytes], size: int, tail: bytes) -> None:
-        self.index.feed(lines)
+    def move(self, lines: int, size: int, tail: bytes) -> None:
         self.offset += size
-        self.lines += len(lines)
+        self.lines += lines
         self.anchor = (self.anchor + tail)[-_ANCHOR:]
 
 
@@ -65,9 +64,10 @@ class Segment:
             try:
                 position = self._position(latest=latest)
                 others_wrote = self._catch_up(descriptor, position)
-                fresh = position.index.fresh(lines)
+                fresh, take_in = position.index.fresh(lines)
                 if fresh:
                     self._write(descriptor, position, fresh)
+                    take_in()
                 elif others_wrote:
                     sync_data(descriptor)  # what counts as there already must be as durable as what is written
                 return Appended(len(fresh), len(lines) - len(fresh))
@@ -106,14 +106,18 @@ class Segment:
         return position.lines - self._saved_lines >= max(_SAVE_EVERY, position.lines // 50)
 
     def save(self) -> None:
-        """Put the filter beside the data, so that the next process need not read it all. Failing is harmless."""
-        with self._saving:  # the slow part is outside the mutex: appends go on meanwhile
-            with self._mutex:
-                position = self._filter
-                if position is None or position.lines == self._saved_lines or not self._path.exists():
-                    return
-                lines, blob = position.lines, _saved(position)
-            replace(self._saved_path, blob)
+        """Put the filter beside the data, so that the next process need not read it all. Failing is harmless.
+
+        Appends wait while it is handed to the system, as it is large and a copy would be too, not while the disk works.
+        """
+        with self._saving:
+            position = self._filter
+            if position is None or position.lines == self._saved_lines or not self._path.exists():
+                return
+            with replacing(self._saved_path) as descriptor, self._mutex:
+                lines = position.lines
+                for part in _saved(position):
+                    write_all(descriptor, part)
             self._saved_lines = lines
 
     def release(self) -> None:
@@ -150,7 +154,7 @@ class Segment:
                 if magic != _MAGIC or checksum != zlib.crc32(head[:-4]):
                     raise BloomError("torn")
                 anchor = anchor[-min(offset, _ANCHOR) :] if offset else b""
-                return _Position(index or Filter(Bloom.from_bytes(file.read())), offset, lines, anchor)
+                return _Position(index or Filter(Bloom.load(file)), offset, lines, anchor)
         except (OSError, struct.error, BloomError):
             return _Position(index or Filter())  # missing, torn or of another version: read the data
 
@@ -174,20 +178,21 @@ class Segment:
         return position
 
     def _write(self, descriptor: int, position: _Position, fresh: list[bytes]) -> None:
-        data = b"".join([line + b"\n" for line in fresh])
+        data = b"\n".join((*fresh, b""))
         try:
             write_all(descriptor, data)
             sync_data(descriptor)
         except BaseException:
             os.ftruncate(descriptor, position.offset)
             raise
-        position.move(fresh, len(data), data[-_ANCHOR:])
+        position.move(len(fresh), len(data), data[-_ANCHOR:])
 
 
-def _saved(position: _Position) -> bytes:
+def _saved(position: _Position) -> Iterator[bytes | memoryview]:
     assert isinstance(position.index, Filter)
     head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(_ANCHOR, b"\0"), 0)[:-4]
-    return b"".join((head, struct.pack("<I", zlib.crc32(head)), position.index.bloom.to_bytes()))
+    yield head + struct.pack("<I", zlib.crc32(head))
+    yield from position.index.bloom.dump()
 
 
 def batches(path: Path, start: int) -> Generator[list[bytes]]:
@@ -222,7 +227,8 @@ def _read(descriptor: int, offset: int, end: int) -> Iterator[tuple[list[bytes],
 
 def _follow(descriptor: int, position: _Position, end: int) -> None:
     for lines, size in _read(descriptor, position.offset, end):
-        position.move(lines, size, (b"\n".join(lines[-_ANCHOR:]) + b"\n")[-_ANCHOR:])
+        position.index.feed(lines)
+        position.move(len(lines), size, (b"\n".join(lines[-_ANCHOR:]) + b"\n")[-_ANCHOR:])
 
 
 def _is_valid(descriptor: int, position: _Position) -> bool:

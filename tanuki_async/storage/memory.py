@@ -114,7 +114,7 @@ class _Lines:
 
     def _changed(self, lines: Sequence[bytes]) -> list[bytes]:
         self._newest.feed(self.all[self._followed :])
-        fresh = self._newest.fresh(lines)
-        self._newest.feed(fresh)
+        fresh, take_in = self._newest.fresh(lines)
+        take_in()
         self._followed = len(self.all) + len(fresh)
         return fresh
