@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tanuki_async._errors import StorageError
-from tanuki_async._lines import arguments_key, decode_line, encode_example, example_key, key_of
+from tanuki_async._lines import arguments_key, compact, decode_line, encode_example, example_key, key_of
 from tanuki_async._records import Example
 
 json_values = st.recursive(
@@ -55,7 +55,7 @@ def test_another_hand_with_other_spaces_writes_the_same_example(example: Example
 @given(examples, json_values)
 def test_another_answer_has_the_same_arguments_and_is_another_example(example: Example, output: object) -> None:
     changed = json.loads(encode_example(example)) | {"output": output}
-    other = json.dumps(changed, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    other = compact(changed)
     line = encode_example(example)
     assert arguments_key(other) == arguments_key(line)
     same = json.dumps(output) == json.dumps(example.output)
