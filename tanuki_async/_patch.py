@@ -40,6 +40,7 @@ class PatchKeywords(TypedDict, total=False):
     single_flight: bool
     cache: Literal["memory", "storage"] | None
     budget: BudgetChoice | None
+    embedding_dimensions: int | None
 
 
 @overload
@@ -80,6 +81,7 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
       those recorded earlier. An aligned example for the same arguments takes the place of an answer.
     - `budget`: `Budget(usd=5, per="day")`, or several. A request that would exceed one is not sent; the call raises
       BudgetExceededError.
+    - `embedding_dimensions`: the length of an embedding, for models that give shorter ones than they could.
 
     A stub that returns `AsyncIterator[T]` yields each item as soon as it is complete and valid, in `async for item in
     await f(x)`. What was yielded stands; where an item does not fit or the answer breaks off, the rest is asked for.

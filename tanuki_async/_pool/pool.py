@@ -176,7 +176,7 @@ class Pool:
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
-    ) -> tuple[list[list[float]], Usage]:
+    ) -> tuple[Sequence[Sequence[float]], Usage]:
         """Return one vector per text, in order, with the same care as `complete`."""
 
         async def ask(texts: Sequence[str], http: Http) -> Vectors:
