@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ logger = logging.getLogger("tanuki_async.call")
 
 GATHER = 0.002
 """Seconds that a text waits for company while others are on their way."""
+QUIET = 3
+"""Turns of the loop that bring no other text, after which one that is alone goes."""
+MOST_TEXTS = 512
+"""Texts of one request, whatever its provider takes: reading 2,048 long vectors stops the loop for 60 ms."""
 MARGIN = 0.75
 """Share of a provider's limit of tokens that a request fills: ours are estimates."""
 HOPELESS = 16
@@ -69,7 +74,7 @@ class Batchers:
 class Batcher:
     """Collects the texts of concurrent calls that use one model.
 
-    A lone text waits for one turn of the loop; while requests are on their way, up to GATHER. A text that is refused
+    A lone text waits for a few turns of the loop; while requests are on their way, up to GATHER. A text that is refused
     fails alone, a cancelled call leaves the others untouched, and a request for which nobody waits any more is
     cancelled. Functions with a budget travel by themselves, since it may refuse what others may ask.
     """
@@ -78,7 +83,7 @@ class Batcher:
         self._provider, self._model = teacher.provider, teacher.model
         self._pool, self._clock, self._spawn = pool, clock, spawn
         self._name = f"tanuki embed {teacher.model}"
-        self._most = teacher.provider.embedding_batch
+        self._most = min(teacher.provider.embedding_batch, MOST_TEXTS)
         self._most_tokens = int(teacher.provider.embedding_tokens * MARGIN)
         self._waiting: list[Text] = []
         self._gathering = False
@@ -97,9 +102,10 @@ class Batcher:
         if self._on_their_way:
             await asyncio.sleep(GATHER)
             return
-        loop, seen = asyncio.get_running_loop(), 0
+        loop, seen, quiet = asyncio.get_running_loop(), 0, 0
         until = loop.time() + GATHER
-        while seen < len(self._waiting) and loop.time() < until:
+        while quiet < QUIET and loop.time() < until:
+            quiet = quiet + 1 if seen == len(self._waiting) else 0
             seen = len(self._waiting)
             await asyncio.sleep(0)
 
@@ -112,16 +118,16 @@ class Batcher:
         for batch in self._batches(each for each in waiting if not each.vector.done()):  # else its caller has gone
             self._on_their_way += 1
             sending = self._spawn(self._send(batch), self._name)
-            sending.add_done_callback(lambda _, batch=batch: self._sent(batch))
+            sending.add_done_callback(functools.partial(self._sent, batch))
 
     def _batches(self, texts: Iterable[Text]) -> list[list[Text]]:
         batches: list[list[Text]] = []
         open_now: dict[int, tuple[list[Text], int]] = {}
         for each in texts:
             whose = id(each.payer.purse)
-            batch, tokens = open_now.get(whose, ([], 0))
+            batch, tokens = open_now.get(whose, (list[Text](), 0))
             if not batch or len(batch) >= self._most or tokens + each.size > self._most_tokens:
-                batch, tokens = [], 0
+                batch, tokens = list[Text](), 0
                 batches.append(batch)
             batch.append(each)
             open_now[whose] = batch, tokens + each.size
@@ -131,7 +137,7 @@ class Batcher:
         _cancel_unwanted(batch)
         await self._deliver(batch, _Search())
 
-    def _sent(self, batch: list[Text]) -> None:
+    def _sent(self, batch: list[Text], _: asyncio.Task[None]) -> None:
         self._on_their_way -= 1
         _fail(batch, _closed())  # does nothing where all were answered
 

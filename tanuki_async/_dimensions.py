@@ -31,6 +31,10 @@ def shortened(teachers: tuple[Teacher, ...], dimensions: int) -> tuple[Teacher, 
 
 def shorter(model: Model, dimensions: int) -> Model:
     """Return `model` as one that gives `dimensions`."""
+    if dimensions == model.dimensions:
+        return model
+    if dimensions > (model.dimensions or dimensions):
+        raise SettingsError(f"{model} gives vectors of {model.dimensions} dimensions, and {dimensions} were asked for")
     how = model.shortening or _known(model.name)
     if how is None:
         raise SettingsError(

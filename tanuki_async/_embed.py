@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from array import array
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tanuki_async import _route
@@ -13,7 +14,9 @@ from tanuki_async._codec import tokens
 from tanuki_async._codec.describe import Call
 from tanuki_async._desk import Desk
 from tanuki_async._dimensions import check_length
-from tanuki_async._errors import CallTimeoutError, InputError, TanukiError
+from tanuki_async._errors import CallTimeoutError, InputError
+from tanuki_async._records import JsonValue
+from tanuki_async.students.adapter import Adapter
 
 if TYPE_CHECKING:
     from numpy import float32
@@ -23,34 +26,40 @@ if TYPE_CHECKING:
 async def embed(desk: Desk, bound: Call) -> Any:
     """Return the vector of one call's input, within its deadline."""
     text = input_text(desk, bound)
-    deadline = asyncio.timeout(desk.options.timeout)
-    waiting_for = "storage"
+    deadline = desk.deadlines.begin()
     try:
-        async with deadline:
-            if not desk.recalled:
-                await desk.recall()
-            waiting_for = f"an embedding by {desk.teachers[0].model}"
-            vector = await base_vector(desk, text)
-    except TimeoutError as error:
-        desk.tally.failed += 1
-        if deadline.expired():
+        if not desk.recalled:
+            await desk.recall()
+        vector = await base_vector(desk, text)
+    except BaseException as error:
+        late = deadline.close() and isinstance(error, asyncio.CancelledError)
+        desk.tally.failed += late or isinstance(error, Exception)
+        if late:
+            waiting_for = f"an embedding by {desk.teachers[0].model}" if desk.recalled else "storage"
             raise CallTimeoutError(desk.spec.name, waiting_for, desk.options.timeout) from error
         raise
-    except TanukiError:
-        desk.tally.failed += 1
-        raise
+    deadline.close()
     desk.tally.teacher += 1
+    adapter = desk.apprentice.student()
+    if isinstance(adapter, Adapter) and adapter.dimensions == len(vector):
+        moved = adapter.move(as_array(vector))
+        return moved if desk.spec.embedding == "numpy" else moved.tolist()
     return as_list(vector) if desk.spec.embedding == "list" else as_array(vector)
 
 
 def input_text(desk: Desk, bound: Call) -> str:
-    """What is embedded: the one string argument as it is, else all arguments as JSON."""
+    """What is embedded of one call. InputError where that is nothing."""
     inputs = bound.inputs()
-    only = next(iter(inputs.values())) if len(inputs) == 1 else None
-    text = only if isinstance(only, str) else bound.text
+    text = text_of(inputs, lambda: bound.text)
     if not text:
         raise InputError(desk.spec.name, next(iter(inputs), None), "an empty text has no embedding")
     return text
+
+
+def text_of(inputs: Mapping[str, JsonValue], all_of_them: Callable[[], str]) -> str:
+    """What is embedded: the one string argument as it is, else all arguments as JSON."""
+    only = next(iter(inputs.values())) if len(inputs) == 1 else None
+    return only if isinstance(only, str) else all_of_them()
 
 
 async def base_vector(desk: Desk, text: str) -> Vector:

@@ -61,7 +61,8 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
 
     - `teacher_models`: a model or several, in order of preference; a later one answers where an earlier one cannot.
     - `student_model`: what to distil into: `"auto"`, `"local"`, a model such as `"openai:gpt-6-luna"`, a list of these
-      (cheapest first), or None for the teacher only.
+      (cheapest first), or None for the teacher only. Of embeddings, an adapter learns from aligned pairs and moves the
+      vectors; None keeps the model's own.
     - `environment_id`: keeps the students of separate deployments apart.
     - `ignore_finetune_fetching`: do not use a student that was trained earlier.
     - `ignore_finetuning`: always the teacher; data is still kept.

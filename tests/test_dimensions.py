@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 from _spine import settings_for
 
 import tanuki_async as tanuki
-from tanuki_async import Embedding, Model, SettingsError, Tanuki
-from tanuki_async._dimensions import shorter
+from tanuki_async import Embedding, Limits, Model, SettingsError, Tanuki
 from tanuki_async._embed import as_array, as_list
+from tanuki_async.providers.bedrock import Bedrock
 from tanuki_async.providers.openai import OpenAI
 from tanuki_async.providers.together import TogetherAI
 from tanuki_async.storage.memory import MemoryStorage
@@ -75,6 +76,16 @@ async def test_more_dimensions_than_there_are_cannot_be_had() -> None:
             await embedder("together:embeddinggemma", 64)("cat")
 
 
+async def test_what_the_table_knows_is_said_before_anything_is_sent() -> None:
+    async with LoopbackServer() as server, open_for(server):
+        model = Model(provider="openai", name="text-embedding-3-small", dimensions=1_536, price_input=0.02)
+        with pytest.raises(SettingsError, match="gives vectors of 1536 dimensions, and 2000 were asked for"):
+            await embedder(model, 2_000)("cat")
+        assert server.served == 0
+        await embedder(model, 1_536)("cat")
+        assert "dimensions" not in server.requests[0].body
+
+
 async def test_a_server_that_does_not_heed_the_number_is_found_out() -> None:
     async with (
         LoopbackServer(embedding=lambda request: [[0.5] * 8 for _ in request.texts]) as server,
@@ -101,9 +112,17 @@ def test_dimensions_are_a_whole_number(wrong: Any) -> None:
         tanuki.patch(embedding_dimensions=wrong)
 
 
-def test_titan_is_asked_and_not_cut() -> None:
-    model = shorter(Model(provider="bedrock", name="amazon.titan-embed-text-v2:0"), 256)
-    assert (model.shortening, model.shorten_to) == ("sent", 256)
+async def test_titan_is_asked_text_by_text_within_the_limits_of_its_account() -> None:
+    async with LoopbackServer() as server:
+        bedrock = Bedrock("key", base_url=server.url, limits=Limits(concurrency=3))
+        async with Tanuki(storage=MemoryStorage(), providers=[bedrock]):
+            embed = embedder("bedrock:amazon.titan-embed-text-v2:0", 256)
+            found = await asyncio.gather(*[embed(f"text {number}") for number in range(10)])
+
+        assert [len(each) for each in found] == [256] * 10
+        assert len({tuple(each) for each in found}) == 10
+        assert [request.body["dimensions"] for request in server.requests] == [256] * 10
+        assert server.max_in_flight <= 3
 
 
 @pytest.mark.parametrize("name", ["openai/embeddings_base64", "openai/embeddings_float", "together/embeddings"])

@@ -56,7 +56,7 @@ Q = TypeVar("Q")
 class Vectors:
     """An answer to many texts: one vector each, in order."""
 
-    vectors: list[list[float]]
+    vectors: Sequence[Sequence[float]]
     usage: Usage
     rate: RateHint | None = None
 
