@@ -41,7 +41,9 @@ class Status:
 
     `saved` is in US dollars: the student's calls at the teacher's mean price, less what learning, the student and
     audits cost; None where a price is unknown. `student_model` names the models that the student asks, if it asks any.
-    Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation.
+    Agreement, bound and coverage are shares between 0 and 1, None before the first evaluation. For embeddings,
+    agreement is how often an alike pair was closer than another, with the adapter, and `baseline` without. An adapter's
+    name has a number: vectors of adapters with different numbers cannot be compared.
     `budget_left` tells what this process may still spend, `{"usd per day": 3.2}`, with the Tanuki's own budget in mind.
     """
 
@@ -56,6 +58,7 @@ class Status:
     trainings: int
     agreement: float | None
     bound: float | None
+    baseline: float | None
     coverage: float | None
     held_out: int
     answered_by_teacher: int
@@ -156,12 +159,13 @@ def make_status(
         phase=state.phase,
         reason=state.reason,
         teachers=teachers,
-        student=state.kind if state.student else None,
+        student=state.who,
         student_model=state.model if state.student else None,
         datasets=datasets,
         trainings=state.trainings,
         agreement=state.agreement,
         bound=state.bound,
+        baseline=state.baseline,
         coverage=state.coverage,
         held_out=state.held_out,
         answered_by_teacher=tally.teacher,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from tanuki_async._answers import Answers, Flights
+from tanuki_async._batcher import Batcher, Payer
 from tanuki_async._budget import Purse
 from tanuki_async._clock import Clock
 from tanuki_async._codec import prompt
@@ -75,7 +76,7 @@ class Desk:
 
     __slots__ = (
         "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "deadlines",
-        "flights", "hedger", "options", "patches", "plain", "pool", "purse", "recalled", "remember", "roomy",
+        "flights", "hedger", "options", "patches", "payer", "plain", "pool", "purse", "recalled", "remember", "roomy",
         "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
@@ -96,6 +97,7 @@ class Desk:
         answers: Answers | None = None,
         flights: Flights | None = None,
         purse: Purse | None = None,
+        batcher: Batcher | None = None,
     ) -> None:
         self.spec, self.options, self.teachers, self.pool, self.clock = spec, options, teachers, pool, clock
         self.patches = patches  # the dataset that calls are remembered in
@@ -108,7 +110,8 @@ class Desk:
         self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two
         self.answers, self.flights = answers, flights
         self.plain = hedger is None and purse is None  # one request is all there is to an answer
-        self.batcher: Any = None  # of _embed, made at the first embedding
+        self.batcher = batcher  # where the function embeds its input; with who pays for that
+        self.payer = Payer(spec.name, tally, purse, options.timeout) if batcher else None
         self._recall = recall
         self._recalling: asyncio.Task[None] | None = None
         self.recalled = False

@@ -30,6 +30,7 @@ from tanuki_async._records import Example, JsonValue
 from tanuki_async._route import Teacher
 from tanuki_async._settings import Options, Settings
 from tanuki_async._tally import Tally
+from tanuki_async._vectors import of_pairs
 from tanuki_async.abc import Http, Storage
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Library:
             for example in batch:  # after what calls left behind: what was aligned is right
                 desk.teach(example)
         self._save_tallies_now_and_then()
-        if not options.ignore_finetuning and spec.embedding is None:
+        if not options.ignore_finetuning:
             desk.apprentice = await self._distiller.watch(self.task(desk))
         await self._put_card(spec)
 
@@ -211,7 +212,7 @@ class Library:
             assert spec.wire is not None
             return match(spec.wire.load(compact(left)), spec.wire.load(compact(right)))
 
-        return Task(
+        task = Task(
             hash=spec.hash,
             name=spec.name,
             closed=spec.closed,
@@ -228,6 +229,7 @@ class Library:
             match=agree if match else None,
             bench=None if spec.embedding else Bench(desk, self._find, self._http),
         )
+        return task if spec.embedding is None else of_pairs(task, desk, self._storage)
 
     async def _put_card(self, spec: FunctionSpec) -> None:
         key = card_key(spec.hash)

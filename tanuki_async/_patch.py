@@ -40,6 +40,7 @@ class PatchKeywords(TypedDict, total=False):
     single_flight: bool
     cache: Literal["memory", "storage"] | None
     budget: BudgetChoice | None
+    embedding_dimensions: int | None
 
 
 @overload
@@ -60,7 +61,8 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
 
     - `teacher_models`: a model or several, in order of preference; a later one answers where an earlier one cannot.
     - `student_model`: what to distil into: `"auto"`, `"local"`, a model such as `"openai:gpt-6-luna"`, a list of these
-      (cheapest first), or None for the teacher only.
+      (cheapest first), or None for the teacher only. Of embeddings, an adapter learns from aligned pairs and moves the
+      vectors; None keeps the model's own.
     - `environment_id`: keeps the students of separate deployments apart.
     - `ignore_finetune_fetching`: do not use a student that was trained earlier.
     - `ignore_finetuning`: always the teacher; data is still kept.
@@ -80,6 +82,7 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
       those recorded earlier. An aligned example for the same arguments takes the place of an answer.
     - `budget`: `Budget(usd=5, per="day")`, or several. A request that would exceed one is not sent; the call raises
       BudgetExceededError.
+    - `embedding_dimensions`: the length of an embedding, for models that give shorter ones than they could.
 
     A stub that returns `AsyncIterator[T]` yields each item as soon as it is complete and valid, in `async for item in
     await f(x)`. What was yielded stands; where an item does not fit or the answer breaks off, the rest is asked for.

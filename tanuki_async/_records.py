@@ -104,6 +104,8 @@ class Model:
     attachments: frozenset[Attached] = frozenset()  # what a message may hold beside its text
     dimensions: int | None = None  # of an embedding
     wire_format: str | None = None  # in which of its provider's formats it is asked; None: the usual one
+    shortening: Literal["sent", "cut"] | None = None  # how vectors of fewer dimensions are had: asked for, or cut off
+    shorten_to: int | None = None  # dimensions of its vectors, where that is fewer than it gives
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from tanuki_async import _call, _embed, _loops, _stream
 from tanuki_async._answers import Answers, Flights
+from tanuki_async._batcher import Batchers
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._codec.describe import Call
 from tanuki_async._desk import Desk
+from tanuki_async._dimensions import shortened
 from tanuki_async._errors import NotOpenError, SettingsError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._hedge import Hedger
@@ -79,6 +81,7 @@ class Tanuki:
         self._teachers = Teachers(self.settings, clock)
         self.http = Connections(self.settings.http_client, verify=self.settings.verify)
         self._pool = Pool(self.http, clock=clock, limits=self.settings.limits)
+        self._batchers = Batchers(self._pool, clock, self.spawn)
         self.library = Library(self._storage, self.settings, clock=clock, find=self._teachers.teacher, http=self.http)
         self._recorder = Recorder(
             self._storage,
@@ -203,6 +206,10 @@ class Tanuki:
         spec, options = function.spec, function.options
         teachers = self._teachers.of(options, embedding=bool(spec.embedding))
         tally = self.library.tally(spec, options)
+        if options.embedding_dimensions is not None:
+            if not spec.embedding:
+                raise SettingsError(f"{spec.name}() returns no embedding: leave out embedding_dimensions")
+            teachers = shortened(teachers, options.embedding_dimensions)
         if (spec.embedding or spec.streams) and (options.hedge or options.single_flight or options.cache):
             what = "streams items" if spec.streams else "returns an embedding"
             raise SettingsError(f"{spec.name}() {what}: leave out hedge, single_flight and cache")
@@ -227,6 +234,7 @@ class Tanuki:
             answers=self._answers.setdefault((alike, options.cache), Answers()) if options.cache else None,
             flights=self._flights.setdefault(alike, Flights()) if options.single_flight else None,
             purse=self.library.purse(spec, options, tally),
+            batcher=self._batchers.of(teachers[0]) if spec.embedding else None,
         )
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:

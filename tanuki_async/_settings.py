@@ -112,6 +112,7 @@ class Options:
     single_flight: bool = False
     cache: Literal["memory", "storage"] | None = None
     budget: tuple[Budget, ...] = ()
+    embedding_dimensions: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming what to write instead."""
@@ -134,6 +135,7 @@ class Options:
         _check_students(self.student_model)
         _check_shares(self)
         _check_hedge(self.hedge)
+        _check_dimensions(self)
         _check_cache(self)
         _check_budgets(self.budget)
 
@@ -147,6 +149,13 @@ def _check_hedge(hedge: object) -> None:
         _check_numbers(hedge, name)
         if not 0 < getattr(hedge, name) < 1:
             raise SettingsError(f"Hedge({name}=…) lies between 0 and 1, not {getattr(hedge, name)!r}")
+
+
+def _check_dimensions(of: Options) -> None:
+    if of.embedding_dimensions is not None:
+        _check_numbers(of, "embedding_dimensions", whole=True)
+        if of.embedding_dimensions < 1:
+            raise SettingsError(f"embedding_dimensions must be 1 or more, not {of.embedding_dimensions!r}")
 
 
 def _check_cache(of: Options) -> None:

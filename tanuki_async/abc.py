@@ -134,6 +134,10 @@ class Provider(ABC):
     name: str
     """What stands before the colon in `"provider:model"`."""
     limits: Limits = Limits()
+    embedding_batch: int = 128
+    """How many texts one request for embeddings may hold; a server that takes fewer is found out."""
+    embedding_tokens: int = 200_000
+    """How many tokens these may have together."""
     tuning: Tuning | None = None
     """How models are trained there; None where they are not."""
     batches: Batches | None = None
@@ -168,8 +172,11 @@ class Provider(ABC):
         """
         return None
 
-    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
-        """Return one vector per text, in order."""
+    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[Sequence[Sequence[float]], Usage]:
+        """Return one vector per text, in order; an `array("f")` is handed on to numpy as it is.
+
+        Asks for `model.shorten_to` dimensions where that is set and `model.shortening` is "sent".
+        """
         raise RequestRejectedError("this provider has no embeddings", self.name, model.name)
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-QUICK = ["bench_call.py", "bench_import.py", "bench_map.py", "bench_limits.py", "bench_filter.py"]
+QUICK = ["bench_call.py", "bench_import.py", "bench_map.py", "bench_limits.py", "bench_filter.py", "bench_embed.py"]
 
 
 def run(script: str, results: Path, env: dict[str, str], *more: str) -> tuple[dict[str, Any], str]:

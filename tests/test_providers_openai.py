@@ -361,7 +361,7 @@ async def test_recorded_embeddings_are_read(name: str) -> None:
     texts = ["one", "two"][: len(body["data"])]
     http, provider = Http(reply_of(body)), openai()
     vectors, usage = await provider.embed(provider.model("text-embedding-3-small"), texts, http)
-    assert vectors[0] == [0.25, -0.5, 0.125, 0.0]
+    assert list(vectors[0]) == [0.25, -0.5, 0.125, 0.0]
     assert len(vectors) == len(texts)
     assert usage.input_tokens == body.get("usage", {}).get("prompt_tokens", 0)
     assert http.bodies == [{"model": "text-embedding-3-small", "input": texts, "encoding_format": "base64"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -91,6 +92,9 @@ async def status_of(storage: Storage, card: Card, environment_id: int) -> Status
         hash=card.hash, name=card.name, closed=False, inputs_of=lambda _, kwargs: kwargs, environment_id=environment_id
     )  # only its keys matter
     state = await training.read(storage, task)
+    for key in await storage.keys(f"{task.state_key}-"):  # of a function that embeds, one for each model
+        of_model = dataclasses.replace(task, variant=key.removeprefix(f"{task.state_key}-"))
+        state = max(state, await training.read(storage, of_model), key=lambda state: state.updated_at)
     tally = await read_tally(storage, card.hash, environment_id)
     counts: dict[str, int] = {}
     for each in dataset.DATASETS:

@@ -10,6 +10,7 @@ from tanuki_async._distill import evaluate
 from tanuki_async._distill.course import Absent, Course, Learned, Learner, Lesson, NotNow, Pending, RunSync
 from tanuki_async._distill.evaluate import Proof
 from tanuki_async._distill.state import State, Task
+from tanuki_async.students.adapter import Trained as TrainedAdapter
 from tanuki_async.students.in_context import digest_of
 from tanuki_async.students.ladder import KIND, Contents, Step, pack
 
@@ -63,6 +64,7 @@ class Climb:
             bound=bound,
             coverage=coverage,
             held_out=self.steps[0].held_out,
+            baseline=self.steps[0].baseline,
         )
 
     def resume(self, contents: Contents, lessons: Sequence[Lesson]) -> None:
@@ -129,16 +131,21 @@ class Climber:
             polls=self.state.polls if waited else 0,
         )
 
+    def _prove(self, learned: Learned, alpha: float) -> Proof | str:
+        if isinstance(learned, TrainedAdapter):
+            return evaluate.prove_gain(learned.gain, alpha=alpha)
+        if not learned.verdicts:  # it was proved elsewhere, and here is nothing to prove it with
+            return Proof(threshold=0.0, agreement=0.0, bound=0.0, coverage=1.0, held_out=0)
+        return evaluate.prove(learned.verdicts, min_agreement=self.task.min_agreement, alpha=alpha)
+
     async def _add(self, climb: Climb, rung: Learner, learned: Learned, course: Course) -> None:
         """Make a step of a student that proves itself, or note why it does not."""
         await self.evaluating()
         alpha = course.alpha / learned.tries
-        proof = evaluate.prove(learned.verdicts, min_agreement=self.task.min_agreement, alpha=alpha)
-        if isinstance(proof, str) and learned.verdicts:
+        proof = self._prove(learned, alpha)
+        if isinstance(proof, str):
             climb.reasons.append(proof)
             return
-        if isinstance(proof, str):  # it was proved elsewhere, and here is nothing to prove it with
-            proof = Proof(threshold=0.0, agreement=0.0, bound=0.0, coverage=1.0, held_out=0)
         parameters = await self.run_sync(learned.parameters, proof.threshold)
         await self.run_sync(rung.load, parameters, self.task)  # what cannot be read back must not be announced
         step = Step(
@@ -148,6 +155,7 @@ class Climber:
             bound=proof.bound,
             coverage=proof.coverage,
             held_out=proof.held_out,
+            baseline=proof.baseline,
             model=learned.model,
         )
         climb.steps.append(step)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from importlib.util import find_spec
 
 import tanuki_async.students.local as local_student
+from tanuki_async._distill.adapted import AdapterLearner
 from tanuki_async._distill.asked import InContextLearner
 from tanuki_async._distill.course import Course, Learner, Outcome
 from tanuki_async._distill.state import Task
@@ -69,7 +70,7 @@ def _installed(package: str) -> bool:
 
 def local_learners() -> dict[str, Learner]:
     """Return the ways of learning that need nothing but this process, by the name that chooses them."""
-    return {"local": LocalLearner()}
+    return {"local": LocalLearner(), "adapter": AdapterLearner()}
 
 
 def choose(task: Task, learners: MutableMapping[str, Learner]) -> list[Learner] | str:
@@ -94,8 +95,8 @@ def choose(task: Task, learners: MutableMapping[str, Learner]) -> list[Learner] 
 
 def _automatic(task: Task, learners: MutableMapping[str, Learner]) -> list[Learner | str]:
     found: list[Learner | str] = []
-    if (local := learners.get("local")) is not None:
-        found.append(local)
+    if (here := learners.get("adapter" if task.embed else "local")) is not None:
+        found.append(here)
     if task.bench is not None and (name := sibling(task.bench.desk.teachers[0].model)) is not None:
         found.append(_joined(InContextLearner(name), learners))
     return found
@@ -104,7 +105,8 @@ def _automatic(task: Task, learners: MutableMapping[str, Learner]) -> list[Learn
 def _named(named: str | Sequence[str], task: Task, learners: MutableMapping[str, Learner]) -> list[Learner | str]:
     found: list[Learner | str] = []
     for name in (named,) if isinstance(named, str) else named:
-        learner = learners.get(name) or learners.get(name.partition(":")[0])
+        here = "adapter" if task.embed is not None and name == "local" else name
+        learner = learners.get(here) or learners.get(here.partition(":")[0])
         if learner is not None:
             found.append(learner)
         elif task.bench is None or ":" not in name:

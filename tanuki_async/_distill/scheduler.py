@@ -14,7 +14,7 @@ from tanuki_async._distill import evaluate, lessons
 from tanuki_async._distill.course import Learner, NotNow, RunSync
 from tanuki_async._distill.learners import choose, load_student, local_learners
 from tanuki_async._distill.state import State, Task
-from tanuki_async._distill.training import BACK_OFF, LEASE_SECONDS, Overtaken, Training, change, read
+from tanuki_async._distill.training import BACK_OFF, LEASE_SECONDS, Overtaken, Training, change, enough, read
 from tanuki_async._distill.tuned import FineTuneLearner
 from tanuki_async._distill.watched import Note, Watched, add_up
 from tanuki_async._errors import NotOpenError, StorageError
@@ -93,10 +93,10 @@ class Distiller:
     def on_written(self, name: str, new: int) -> None:
         """Count distinct examples just written to a dataset, or to a hash."""
         function, _, dataset = name.partition("/")
-        if self._closing is not None or dataset not in ("", lessons.PATCHES, lessons.ALIGNMENTS):
+        if self._closing is not None:
             return
         for watched in self._watched.values():
-            if watched.task.hash == function:
+            if watched.task.hash == function and dataset in ("", *lessons.datasets(watched.task)):
                 watched.seen += new
                 self._consider(watched)
 
@@ -253,6 +253,7 @@ class Distiller:
             return
         watched.pending.clear()
         watched.serving, watched.serving_key = student, state.student
+        logger.info("%s: the student %s serves here", watched.task.name, state.student)
 
     async def _retire(self, task: Task) -> State:
         """Take back a student trained on another version of the prompt; what it learnt from is due again."""
@@ -286,11 +287,7 @@ class Distiller:
             return False  # a newer release is at work
         if self._clock.monotonic() < watched.rest_until:
             return False
-        return (
-            state.busy
-            or state.job is not None
-            or watched.seen > max(task.distill_after * 2**state.trainings, watched.enough)
-        )
+        return state.busy or state.job is not None or watched.seen > max(enough(task, state), watched.enough)
 
     def _spawn(self, watched: Watched, *, force: bool, fetch: bool = False) -> asyncio.Task[State]:
         step = watched.step = asyncio.create_task(
@@ -369,7 +366,7 @@ class Distiller:
         watched.state = state
 
     def _progress(self, watched: Watched, state: State) -> str:
-        needed = watched.task.distill_after * 2**state.trainings + 1
+        needed = enough(watched.task, state) + 1
         return f"{watched.seen} examples were recorded; learning starts at {needed}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -16,6 +16,7 @@ from tanuki_async._records import JsonValue
 Phase = Literal["collecting", "training", "evaluating", "serving", "reverted"]
 InputsOf: TypeAlias = Callable[[Sequence[JsonValue], Mapping[str, JsonValue]], Mapping[str, JsonValue]]
 Match: TypeAlias = Callable[[JsonValue, JsonValue], bool]
+Embed: TypeAlias = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[float]]]]
 
 VERSION = 2
 READABLE = (1, 2)
@@ -28,7 +29,9 @@ class Task:
 
     `inputs_of` turns the recorded arguments into inputs by name. `match` tells whether two outputs, as JSON, agree;
     None means that they are equal. `student_model` is a way of learning or several, cheapest first. `bench` is where
-    students that are models are asked; None where there are none.
+    students that are models are asked; None where there are none. `embed` returns what the model of a function that
+    embeds makes of texts, as far as it takes them; such a function is learnt from pairs. `variant` tells apart what
+    cannot share a student, such as two embedding models.
     """
 
     hash: str
@@ -46,6 +49,8 @@ class Task:
     template_version: int = 1
     match: Match | None = None
     bench: Bench | None = field(default=None, compare=False, repr=False)
+    embed: Embed | None = field(default=None, compare=False, repr=False)
+    variant: str = ""
     key: str = field(init=False, compare=False, repr=False)
     """Tasks with the same key share one place in a Distiller."""
 
@@ -56,20 +61,24 @@ class Task:
     @property
     def state_key(self) -> str:
         """Where storage keeps the State."""
-        return f"{self.hash}/state-{self.environment_id}"
+        return f"{self.hash}/state-{self._place}"
 
     @property
     def lease_key(self) -> str:
         """The lease that whoever trains must hold."""
-        return f"{self.hash}/distill-{self.environment_id}"
+        return f"{self.hash}/distill-{self._place}"
 
     def student_key(self, training: int, steps: int = 1) -> str:
         """Where storage keeps the student that training number `training` made, of one step or of more."""
-        return f"{self.hash}/student-{self.environment_id}-{training}{f'-{steps}' if steps > 1 else ''}"
+        return f"{self.hash}/student-{self._place}-{training}{f'-{steps}' if steps > 1 else ''}"
+
+    @property
+    def _place(self) -> str:
+        return f"{self.environment_id}-{self.variant}" if self.variant else str(self.environment_id)
 
 
 _NOT_TOLD = frozenset(
-    {"hash", "name", "inputs_of", "match", "bench", "key"}
+    {"hash", "name", "inputs_of", "match", "bench", "embed", "key"}
 )  # follow from the function, or are made anew each time
 
 
@@ -95,10 +104,12 @@ class State:
     model: str | None = None
     agreement: float | None = None
     bound: float | None = None
+    baseline: float | None = None  # the agreement without the student, where it changes what a model gives
     confidence: float | None = None
     held_out: int = 0
     coverage: float | None = None
     trained_on: int = 0
+    tried_with: int = 0  # pairs that there were at the last evaluation of an adapter
     audits: Audits = field(default_factory=Audits)
     template_version: int | None = None
     trainer: str | None = None
@@ -119,6 +130,13 @@ class State:
         """Whether nothing was learnt yet, and nothing is on its way."""
         return self.student is None and self.job is None and not self.trainings
 
+    @property
+    def who(self) -> str | None:
+        """Name whoever serves; an adapter with its number, as what it gives is only comparable with itself."""
+        if self.student is None or self.kind != "adapter":
+            return self.kind if self.student else None
+        return f"{self.kind}:{self.student.rpartition('-')[2]}"
+
     def at_rest(self, reason: str, **changes: Any) -> State:
         """Return to the phase that holds while nobody trains."""
         after = dataclasses.replace(self, reason=reason, trainer=None, **changes)
@@ -135,6 +153,7 @@ class State:
             model=None,
             agreement=None,
             bound=None,
+            baseline=None,
             confidence=None,
             coverage=None,
             held_out=0,

@@ -60,6 +60,16 @@ async def change(storage: Storage, clock: Clock, task: Task, how: Change) -> tup
     raise StorageError(f"{task.name}: the distillation state could not be written, {TRIES} times others were first")
 
 
+def enough(task: Task, state: State) -> int:
+    """Return the number of examples beyond which the next training is due.
+
+    Pairs must have doubled since the last look: a new adapter makes vectors that were stored incomparable.
+    """
+    if task.embed is not None:
+        return max(task.distill_after, 2 * state.tried_with)
+    return task.distill_after << state.trainings  # doubles with each
+
+
 class Training:
     """Trains one task once. `rungs` are tried in order; the first that proves itself serves."""
 
@@ -77,6 +87,7 @@ class Training:
         self._random, self._run_sync = random, run_sync
         self._trainer = ""
         self._found: list[Lesson] | None = None
+        self._pairs = 0  # as they are counted, before any is left out
         self.missing = 0  # examples that were too few, in the last run
 
     async def run(self, lease: Lease, *, force: bool, fetch: bool = False) -> State:
@@ -156,11 +167,13 @@ class Training:
     async def _lessons(self) -> list[Lesson]:
         """Read all examples, once."""
         if self._found is None:
+            if self._task.embed is not None:
+                self._pairs = await lessons.count(self._storage, self._task)
             self._found = await lessons.gather(self._storage, self._task)
         return self._found
 
     def _missing(self, state: State, seen: int, *, force: bool) -> str | None:
-        needed = FEWEST if force else self._task.distill_after * 2**state.trainings + 1
+        needed = FEWEST if force else enough(self._task, state) + 1
         self.missing = max(0, needed - seen)
         if not self.missing:
             return None
@@ -228,7 +241,7 @@ class Training:
             return await self._own(lambda before: before.at_rest(outcome))
         found = await self._lessons()
         return await self._own(
-            lambda before: before.at_rest(outcome, **_looked(before), trained_on=_trained_on(before, found))
+            lambda before: before.at_rest(outcome, **self._looked(before), trained_on=_trained_on(before, found))
         )
 
     async def _serve(self, state: State, climb: Climb) -> State:
@@ -237,8 +250,8 @@ class Training:
         if (notice := self._notice(climb)) is not None:
             logger.warning("%s: %s", self._task.name, notice)
             reason = f"{reason}; {notice}"
-        after = await self._own(lambda before: before.at_rest(reason, **{**_looked(before), **changes}))
-        logger.info("%s: a %s student serves; %s", self._task.name, climb.kind, after.reason)
+        after = await self._own(lambda before: before.at_rest(reason, **{**self._looked(before), **changes}))
+        logger.info("%s: a student of kind %s serves; %s", self._task.name, climb.kind, after.reason)
         return after
 
     async def _published(self, state: State, climb: Climb) -> dict[str, Any]:
@@ -256,6 +269,7 @@ class Training:
             "model": climb.model,
             "agreement": proof.agreement if proof else None,
             "bound": proof.bound if proof else None,
+            "baseline": proof.baseline if proof else None,
             "confidence": evaluate.CONFIDENCE if proof else None,
             "held_out": proof.held_out if proof else 0,
             "coverage": proof.coverage if proof else None,
@@ -263,6 +277,11 @@ class Training:
             "audits": Audits(),
             "template_version": self._task.template_version,
         }
+
+    def _looked(self, before: State) -> dict[str, Any]:
+        """Return what a training that came to its end changes, whatever came of it."""
+        counts = {"trainings": before.trainings + 1, "looks": before.looks + 1, "tried_with": self._pairs}
+        return {**counts, "failures": 0, "not_before": "", "job": None, "rung": None, "polls": 0}
 
     def _notice(self, climb: Climb) -> str | None:
         """Say so where one vendor's model was trained on the answers of another's: their terms may limit that."""
@@ -317,16 +336,7 @@ class Training:
 def _told(proof: Proof | None) -> str:
     if proof is None:
         return "it was trained and proved before; there is nothing here to examine it on, so only audits watch it"
-    return (
-        f"agreed on {proof.agreement:.1%} of the {proof.coverage:.0%} of {proof.held_out} held-out inputs that it "
-        f"would answer; at least {proof.bound:.1%} with {evaluate.CONFIDENCE:.0%} confidence"
-    )
-
-
-def _looked(before: State) -> dict[str, Any]:
-    """Return what a training that came to its end changes, whatever came of it."""
-    counts = {"trainings": before.trainings + 1, "looks": before.looks + 1, "failures": 0, "not_before": ""}
-    return {**counts, "job": None, "rung": None, "polls": 0}
+    return f"{proof.seen}; at least {proof.bound:.1%} with {evaluate.CONFIDENCE:.0%} confidence"
 
 
 def _trained_on(before: State, found: Sequence[Lesson]) -> int:

@@ -56,7 +56,7 @@ Q = TypeVar("Q")
 class Vectors:
     """An answer to many texts: one vector each, in order."""
 
-    vectors: list[list[float]]
+    vectors: Sequence[Sequence[float]]
     usage: Usage
     rate: RateHint | None = None
 
@@ -176,7 +176,7 @@ class Pool:
 
     async def embed(
         self, provider: Provider, model: Model, texts: Sequence[str], progress: Progress
-    ) -> tuple[list[list[float]], Usage]:
+    ) -> tuple[Sequence[Sequence[float]], Usage]:
         """Return one vector per text, in order, with the same care as `complete`."""
 
         async def ask(texts: Sequence[str], http: Http) -> Vectors:

@@ -126,11 +126,13 @@ def completion_from(reply: Reply, *, provider: str, model: str, secrets: Sequenc
 
 def vectors_from(
     reply: Reply, count: int, *, provider: str, model: str, secrets: Sequence[str] = ()
-) -> tuple[list[list[float]], Usage]:
-    """Read `count` vectors in the order of their texts. `secrets` never appear in an error."""
+) -> tuple[list[Sequence[float]], Usage]:
+    """Read `count` vectors in the order of their texts; packed ones stay arrays. `secrets` never appear in an error."""
     try:
         answer = _vectors().validator.validate_json(reply.body)
         items = answer.get("data", [])
+        if len(items) != count:
+            raise ValueError(f"{len(items)} vectors for {count} texts")
         vectors = {item.get("index", place): _floats(item["embedding"]) for place, item in enumerate(items)}
         ordered = [vectors[place] for place in range(count)]
     except (ValueError, KeyError) as error:  # ValidationError and binascii.Error are ValueErrors
@@ -138,14 +140,14 @@ def vectors_from(
     return ordered, _usage(answer.get("usage"))
 
 
-def _floats(vector: str | list[float]) -> list[float]:
-    """Unpack base64 of little-endian float32; a server that ignores the format sends a list."""
+def _floats(vector: str | list[float]) -> Sequence[float]:
+    """Unpack base64 of little-endian float32 without a loop; a server that ignores the format sends a list."""
     if not isinstance(vector, str):
         return vector
     numbers = array("f", base64.b64decode(vector, validate=True))
     if sys.byteorder == "big":
         numbers.byteswap()
-    return numbers.tolist()
+    return numbers
 
 
 def _usage(usage: _Usage | None) -> Usage:

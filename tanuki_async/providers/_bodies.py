@@ -166,8 +166,10 @@ def schema_of(answer: AnswerSchema, abilities: Abilities) -> JsonSchema:
 
 
 def encode_embedding(model: Model, texts: list[str], encoding: str | None) -> bytes:
-    """Write a request for vectors."""
+    """Write a request for vectors, of fewer dimensions where that is asked for in this way."""
     fields: dict[str, Any] = {"model": model.name, "input": texts}
+    if model.shorten_to is not None and model.shortening == "sent":
+        fields["dimensions"] = model.shorten_to
     if encoding:
         fields["encoding_format"] = encoding
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode("ascii")

@@ -43,6 +43,8 @@ class Bedrock(Provider):
     (`s3://bucket/prefix`), which Bedrock uses as `tuning_role`; with a `tuning_teacher` a training is a distillation.
     """
 
+    embedding_batch = 1  # so that each text keeps to the limits, and fails, by itself
+
     def __init__(
         self,
         api_key: str | None = None,
@@ -151,7 +153,8 @@ class Bedrock(Provider):
 
     async def _embed_one(self, model: Model, text: str, http: Http) -> tuple[list[float], int]:
         base = _bedrock_models.foundation(model.name)
-        body = _bedrock_invoke.encode_embedding(base, text, dimensions=self._dimensions, normalize=self._normalize)
+        dimensions = self._dimensions if model.shorten_to is None else model.shorten_to
+        body = _bedrock_invoke.encode_embedding(base, text, dimensions=dimensions, normalize=self._normalize)
         reply = await self._post(http, model, "invoke", body)
         return _bedrock_invoke.vector_from(reply, provider=self.name, model=model.name)
 

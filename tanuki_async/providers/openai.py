@@ -96,7 +96,7 @@ class OpenAICompatible(Chats):
     def _encode(self, request: Request) -> bytes:
         return self._bodies.encode(request, self._abilities(request.model))
 
-    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
+    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[Sequence[Sequence[float]], Usage]:
         """Return one vector per text, in order. All texts travel in one request."""
         if not texts:
             return [], Usage()
@@ -146,6 +146,8 @@ class OpenAI(OpenAICompatible):
     _url_variable = "OPENAI_BASE_URL"
     _default_url = "https://api.openai.com/v1"
     _embedding_encoding = "base64"
+    embedding_batch = 2_048
+    embedding_tokens = 300_000
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["BLOCKS", "Verdict"]
+__all__ = ["BLOCKS", "Gain", "Verdict"]
 
 BLOCKS = ("words", "phrases", "letters")
 """Kinds of features of a local student; each kind is brought to length one by itself."""
@@ -21,3 +21,17 @@ class Verdict:
     score: float
     agreed: bool
     place: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How often, with an adapter and without, an alike pair of texts that it had not seen was closer than another pair.
+
+    `deviation` is the standard deviation of the difference of both shares, by leaving out one text after the other.
+    """
+
+    before: float
+    after: float
+    deviation: float
+    texts: int
+    pairs: int

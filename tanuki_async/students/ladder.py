@@ -27,6 +27,7 @@ class Step:
     coverage: float
     held_out: int
     model: str | None = None
+    baseline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

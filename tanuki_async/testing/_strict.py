@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from tanuki_async.testing.answers import tokens
+
 # fmt: off
 _FIELDS = frozenset((
     "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
@@ -69,6 +71,12 @@ def check_embedding(body: Mapping[str, Any]) -> None:
         raise RefusedError("'input' has more than 2048 entries", "input")
     if not all(cast("list[object]", texts)):
         raise RefusedError("'input' cannot be an empty string", "input")
+    sizes = [tokens(each) for each in cast("list[object]", texts) if isinstance(each, str)]
+    if max(sizes, default=0) > 8192:
+        place = next(place for place, size in enumerate(sizes) if size > 8192)
+        raise RefusedError(f"Invalid 'input[{place}]': maximum context length is 8192 tokens.", "input")
+    if sum(sizes) > 300_000:
+        raise RefusedError(f"Requested {sum(sizes)} tokens, max 300000 tokens per request", "input")
     if "dimensions" in body and not str(body.get("model", "")).startswith("text-embedding-3"):
         raise RefusedError("This model does not support specifying dimensions.", "dimensions")
 

@@ -124,10 +124,10 @@ class FakeProvider(Provider):
             request_id=f"fake-{len(self.calls)}",
         )
 
-    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
+    async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[Sequence[Sequence[float]], Usage]:
         """Return vectors from the script, or such as come from the texts' words."""
         self.embedded.append(tuple(texts))
-        asked = EmbeddingRequest(model=model.name, texts=tuple(texts))
+        asked = EmbeddingRequest(model=model.name, texts=tuple(texts), dimensions=model.shorten_to)
         vectors = cast("list[list[float]]", await self._work(self._embedding, asked, model))
         return vectors, Usage(requests=1, input_tokens=sum(tokens(text) for text in texts))
 
@@ -169,7 +169,7 @@ class FakeProvider(Provider):
                     waiter[1].set_result(None)
 
     def _word_vectors(self, request: EmbeddingRequest) -> list[list[float]]:
-        return [vector(text, self._dimensions) for text in request.texts]
+        return [vector(text, request.dimensions or self._dimensions) for text in request.texts]
 
 
 def as_chat(request: Request) -> ChatRequest:
