@@ -23,6 +23,7 @@ from tanuki_async.abc import Streamed
 IDLE_SECONDS = 55.0  # below the minute after which load balancers commonly forget a silent connection
 MANY = 8
 """Exchanges at once from which on their requests are sent together."""
+READ_BYTES = 256 * 1024
 _KNOWN_URLS = 512
 
 
@@ -41,6 +42,7 @@ class Direct:
         self._closed = False
         self._outbox = Rounds(self._loop, _write, at_once=0)
         self.inbox = Rounds(self._loop, Connection.answered, at_once=PIECES)
+        self.room = memoryview(bytearray(READ_BYTES))
         self.exchanges = 0
         """How many are on their way."""
         self.connections: set[Connection] = set()
@@ -174,11 +176,15 @@ class Direct:
         return await self._dial(lambda: Connection(self), target)
 
 
-class Connection(asyncio.Protocol):
-    """One connection; one exchange at a time."""
+class Connection(asyncio.BufferedProtocol):
+    """One connection; one exchange at a time.
+
+    Reads into room that all share. Else each read would take 256 KiB from the system and give them back: 12 µs.
+    """
 
     def __init__(self, owner: Direct) -> None:
         self._owner = owner
+        self._room = owner.room
         self._waiter: asyncio.Future[Answer] | None = None
         self._answer = Answer()
         self._whole = False
@@ -220,7 +226,11 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self._owner.connections.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._room[:nbytes])
         waiter = self._waiter
         if self.flow is not None and not self.flow.ended:
             self.flow.fed(data)
