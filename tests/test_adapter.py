@@ -16,6 +16,7 @@ from _spine import settings_for
 
 import tanuki_async as tanuki
 from tanuki_async import Embedding, StorageError, Tanuki
+from tanuki_async._cli.reading import find, status_of
 from tanuki_async._distill.evaluate import prove_gain, t_quantile
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.students import Gain
@@ -153,6 +154,14 @@ async def test_another_process_finds_the_adapter_at_its_first_call(
     async with Tanuki(**settings_for(server, storage)):
         assert await place("river 777") == pytest.approx(moved, abs=1e-6)
         assert model.embedded == ["river 777"]
+
+
+async def test_the_command_line_tells_the_same(opened: Tanuki, storage: MemoryStorage) -> None:
+    await teach(some_pairs(TEXTS, 400))
+    told = await tanuki.distill(place)
+    found = await status_of(storage, await find(storage, "place"), 0)
+
+    assert (found.student, found.reason, found.baseline) == ("adapter:0", told.reason, told.baseline)
 
 
 @pytest.mark.parametrize(
