@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tanuki_async._clock import Clock
 from tanuki_async._errors import SettingsError
-from tanuki_async._settings import data_directory
+from tanuki_async._settings import Settings, data_directory
 from tanuki_async.abc import Storage
+
+if TYPE_CHECKING:
+    from tanuki_async._pool.shared import SharedLimits
 
 
 def open_place(place: Storage | str | Path | None) -> Storage:
@@ -36,6 +41,20 @@ def open_place(place: Storage | str | Path | None) -> Storage:
             f"storage {_without_login(place)!r} is of no known kind; give a directory, 'file:DIR', 'memory:' or 'redis://HOST'"
         )
     return FilesystemStorage(Path(place))
+
+
+def open_limits(settings: Settings, storage: Storage, clock: Clock) -> SharedLimits | None:
+    """Make what shares limits between processes: where `shared_limits` says, or else where storage is a Redis."""
+    wanted = settings.shared_limits
+    if wanted is False or (wanted is None and not type(storage).__module__.startswith("tanuki_async.storage.redis")):
+        return None
+    from tanuki_async._pool.shared import SharedLimits
+    from tanuki_async.storage._redis_place import RedisPlace
+    from tanuki_async.storage.redis import RedisStorage
+
+    if isinstance(wanted, str):
+        return SharedLimits(RedisPlace.parse(wanted), clock=clock)
+    return SharedLimits(storage.place, clock=clock) if isinstance(storage, RedisStorage) else None
 
 
 def _without_login(place: str) -> str:

@@ -34,21 +34,21 @@ class RedisStorage(Storage):
     """
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
-        self._place = RedisPlace.parse(url)
-        self._clients = Clients(self._place)
+        self.place = RedisPlace.parse(url)
+        self._clients = Clients(self.place)
         self._clock = clock
         self._listed: set[str] = set()  # names that are in the list of names
 
     def __repr__(self) -> str:
-        return f"RedisStorage({str(self._place)!r}, prefix={self._place.prefix!r})"
+        return f"RedisStorage({str(self.place)!r}, prefix={self.place.prefix!r})"
 
     async def open(self) -> None:
-        mark = f"{self._place.prefix}:format"
+        mark = f"{self.place.prefix}:format"
         await self._clients.command("open", "SET", mark, LAYOUT, "NX")
         layout = await self._clients.command("open", "GET", mark)
         if not layout.isdigit() or int(layout) > LAYOUT:
             raise StorageError(
-                f"{self._place} has layout {clip(repr(layout), 60)}, this release reads up to {LAYOUT}: upgrade "
+                f"{self.place} has layout {clip(repr(layout), 60)}, this release reads up to {LAYOUT}: upgrade "
                 "tanuki_async, or choose another ?prefix="
             )
 
@@ -99,7 +99,7 @@ class RedisStorage(Storage):
     async def put(self, key: str, value: bytes, *, version: str | None) -> str | None:
         check(key, "key")
         if version is None:
-            await self._clients.command("list a key", "SADD", f"{self._place.prefix}:keys", key)
+            await self._clients.command("list a key", "SADD", f"{self.place.prefix}:keys", key)
         new = await self._clients.run(PUT, [self._key(key, "value")], bytes(value), version or "")
         return new.decode() or None
 
@@ -114,7 +114,7 @@ class RedisStorage(Storage):
         await self._clients.run(RELEASE, [self._key(lease.key, "lease")], lease.owner, lease.token)
 
     def _key(self, name: str, what: str) -> str:
-        return f"{self._place.prefix}:{{{name}}}:{what}"
+        return f"{self.place.prefix}:{{{name}}}:{what}"
 
     def _keys(self, name: str) -> list[str]:
         layers = (f"seen-{level}" for level in range(LAYERS))
@@ -123,7 +123,7 @@ class RedisStorage(Storage):
     async def _list(self, name: str) -> None:
         """Enter a name among the names before its first line is there: nothing may be kept that no one finds."""
         if name not in self._listed:
-            await self._clients.command("list a name", "SADD", f"{self._place.prefix}:names", name)
+            await self._clients.command("list a name", "SADD", f"{self.place.prefix}:names", name)
             self._listed.add(name)
 
     async def _append(self, name: str, lines: Sequence[bytes]) -> int:
@@ -159,7 +159,7 @@ class RedisStorage(Storage):
                     return
 
     async def _existing(self, index: str, what: str, prefix: str) -> list[str]:
-        found: Any = await self._clients.command(f"list {index}", "SMEMBERS", f"{self._place.prefix}:{index}")
+        found: Any = await self._clients.command(f"list {index}", "SMEMBERS", f"{self.place.prefix}:{index}")
         listed = sorted(name for name in map(bytes.decode, found) if name.startswith(prefix))
         exist = await self._clients.exist(f"list {index}", [self._key(name, what) for name in listed])
         return [name for name, there in zip(listed, exist, strict=True) if there]
