@@ -27,10 +27,11 @@ from tanuki_async.storage._redis_place import RedisPlace
 __all__ = ["SharedBudget", "SharedLimits"]
 
 _SAME = 1e-6
-_SHORTEST = 0.05  # seconds between two rounds
+_SHORTEST = 0.025  # seconds between two rounds
 _CROWD = 20  # processes; where there are more, each asks less often
 _ROUNDS = 8  # for which a share is good
 _QUIET = 4  # rounds in one where nothing happens
+_PATIENCE = 5.0  # seconds for the first round, before which nobody knows how many there are
 _SOON = 0.01  # seconds until somebody who waits looks again
 logger = logging.getLogger("tanuki_async.pool")
 
@@ -119,10 +120,9 @@ class Share:
         self.left += grant
 
     def unsaid(self, asked: dict[str, object]) -> None:
-        """Take back what a round could not tell, and hold nothing."""
+        """Take back what a round could not tell. What is held stays good until it runs out."""
         assert isinstance(asked["spent"], float)
         self.unreported += asked["spent"]
-        self.left = 0.0
 
 
 _NOTHING: dict[str, object] = {"limit": 0, "spent": 0, "kept": 0, "wanted": 0, "least": 0, "refunds": {}}
@@ -148,6 +148,7 @@ class SharedBudget:
         self._wake = asyncio.Event()
         self._asked = True  # whether the next round is due anyway
         self._good_until = 0.0
+        self._patient_until = clock.monotonic() + _PATIENCE
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -239,8 +240,10 @@ class SharedBudget:
         try:
             busy = await self._round()
         except (StorageError, TimeoutError) as error:
-            self._go_on_alone(error)
-            return False
+            patient = isinstance(error, TimeoutError) and self._clock.monotonic() < self._patient_until
+            if not patient and self._clock.monotonic() >= self._good_until:
+                self._go_on_alone(error)
+            return True
         if self.alone:
             self.alone = False
             logger.info("pool: limits of %s are shared again, among %d processes", self._name, self.members)
@@ -253,7 +256,7 @@ class SharedBudget:
         lasting = self._lasting
         words = self._id, self._period * 1000, 1500 * lasting, json.dumps(asked), 1000 * self._interval
         try:
-            async with asyncio.timeout(lasting / 2):
+            async with asyncio.timeout(lasting / 2 if self._good_until else _PATIENCE):
                 told = json.loads(await self._clients.run(DEAL, self._keys, *words))
         except BaseException:
             for share, ask in zip((self._requests, self._tokens), asked, strict=True):
