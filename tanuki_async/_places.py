@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def open_place(place: Storage | str | Path | None) -> Storage:
     """Make the Storage that is meant. Nothing is opened or created yet."""
+    from tanuki_async.storage._redis_place import SCHEMES
     from tanuki_async.storage.filesystem import FilesystemStorage
     from tanuki_async.storage.memory import MemoryStorage
-    from tanuki_async.storage._redis_place import SCHEMES
     from tanuki_async.storage.redis import RedisStorage
 
     if isinstance(place, Storage):
@@ -28,7 +28,9 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     if isinstance(place, Path):
         return FilesystemStorage(place)
     if not isinstance(place, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:', 'redis://HOST' or a Storage, not {place!r}")
+        raise SettingsError(
+            f"storage is a directory, 'file:DIR', 'memory:', 'redis://HOST' or a Storage, not {place!r}"
+        )
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import _redis
 import pytest
@@ -40,9 +40,15 @@ def made(shared: SharedLimits, asked: float | None = None, tokens: float | None 
     return budget
 
 
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.02)
+
+
 async def spend(budget: SharedBudget, tokens: float = 0) -> Spent:
     """Wait as the turnstile does."""
-    while (spent := budget.spend_nowait(tokens)) is None:
+    while (spent := budget.spend_nowait(tokens)) is None:  # noqa: ASYNC110
         await asyncio.sleep(budget.wait(tokens))
     return spent
 
@@ -138,18 +144,15 @@ async def test_without_redis_each_keeps_to_its_part_and_says_so_once(caplog: pyt
         place = RedisPlace.parse(server.url)
         one, other = limits(place), limits(place)
         budgets = made(one, 40), made(other, 40)
-        while budgets[0].members < 2 or budgets[1].members < 2:
-            await asyncio.sleep(0.02)
+        await until(lambda: budgets[0].members == budgets[1].members == 2)
         server.kill()
         with caplog.at_level(logging.INFO, "tanuki_async.pool"):
-            while not budgets[0].alone:
-                await asyncio.sleep(0.02)
+            await until(lambda: budgets[0].alone)
             sent: list[float] = []
             await rush(budgets[0], 2.2, sent)
             assert most(sent) == 20
             await asyncio.to_thread(server.start)
-            while budgets[0].alone or budgets[1].alone:
-                await asyncio.sleep(0.02)
+            await until(lambda: not (budgets[0].alone or budgets[1].alone))
         await one.aclose()
         await other.aclose()
     told = [record for record in caplog.records if "not shared now" in record.message]

@@ -51,9 +51,13 @@ async def storage(server: _redis.Server) -> AsyncIterator[RedisStorage]:
 async def failure(url: str) -> str:
     """What opening and appending at a place says."""
     storage = RedisStorage(url)
-    with pytest.raises(StorageError) as caught:
+
+    async def use() -> None:
         await storage.open()
         await storage.append(NAME, [line(1)])
+
+    with pytest.raises(StorageError) as caught:
+        await use()
     await storage.aclose()
     return str(caught.value)
 
@@ -85,8 +89,9 @@ async def test_a_lease_runs_out_by_the_clock_of_the_server(storage: RedisStorage
     mine = await storage.claim("job", "me", seconds=0.05)
     assert mine is not None
     assert await storage.claim("job", "you", seconds=1) is None
-    while (yours := await storage.claim("job", "you", seconds=1)) is None:
-        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.06)
+    yours = await storage.claim("job", "you", seconds=1)
+    assert yours is not None
     assert yours.token == mine.token + 1
 
 
@@ -226,6 +231,8 @@ def test_a_url_that_cannot_work_is_refused_without_telling_its_password(url: str
 
 
 def test_without_the_client_it_says_what_to_install(subprocess_env: dict[str, str]) -> None:
-    code = "import sys; sys.modules['redis'] = None\nfrom tanuki_async._places import open_place\nopen_place('redis://h')"
+    code = (
+        "import sys; sys.modules['redis'] = None\nfrom tanuki_async._places import open_place\nopen_place('redis://h')"
+    )
     done = subprocess.run([sys.executable, "-c", code], env=subprocess_env, capture_output=True, text=True, check=False)
     assert "pip install 'tanuki_async[redis]'" in done.stderr

@@ -1,4 +1,4 @@
-"""Limits that many processes share through Redis: each holds a share of what may be sent, renewed several times a second.
+"""Limits that many processes share through Redis: each holds a share of what may be sent, and renews it.
 
 A share is asked for in rounds, one script each (`shares`), and may be used until it runs out. What was not used goes
 back; what a process that died held counts as sent, and its part of the future goes to the others. While Redis does not
@@ -78,7 +78,7 @@ class Share:
         return self.window.spend(now, units)
 
     def refund(self, of: Slice, units: float) -> None:
-        """Count units of a slice as never sent: here where nobody was told of them yet, else where they were counted."""
+        """Count units of a slice as never sent: here if nobody was told of them yet, else where they were counted."""
         units = min(units, of.units)
         self.window.refund(of, units)
         if not self._reports or of.last > self._reports[-1][0]:
@@ -103,13 +103,14 @@ class Share:
         self.left = min(max(self.left, 0.0), hold)
         if self.left < min(least, hold):
             self.left = 0.0  # of no use alone: another may complete it
-        asked = {
+        refunds = {str(slot): units for slot, units in self._refunds.items()}
+        asked: dict[str, object] = {
             "limit": self.limit,
             "spent": self.unreported,
             "kept": self.left,
             "wanted": hold - self.left,
             "least": min(least, self.limit),
-            "refunds": {str(slot): units for slot, units in self._refunds.items()},
+            "refunds": refunds,
         }
         self.unreported, self._refunds = 0.0, {}
         return asked

@@ -94,9 +94,11 @@ local function deal(kind, ask)
   end
   if saving then return 0 end  -- for a request so large that it needs all that comes free
   local part = shorts > math.max(free, 0) and free * short / shorts or short + (free - shorts) / wanting
-  local grant = math.floor(math.max(math.min(part, ask.wanted, free, math.max(ask.limit * at_once, ask.least)), 0) + 1e-6)
-  if ask.kept + grant < ask.least then  -- too little to begin with: all for whoever lacks most, else nothing
-    grant = (short >= shorts / wanting - 1e-9 and free >= ask.least - ask.kept) and ask.least - ask.kept or 0
+  local most = math.min(part, ask.wanted, free, math.max(ask.limit * at_once, ask.least))
+  local grant = math.floor(math.max(most, 0) + 1e-6)
+  if ask.kept + grant < ask.least then  -- too little to begin with: all for who lacks most, else nothing
+    local rest = ask.least - ask.kept
+    grant = (short >= shorts / wanting - 1e-9 and free >= rest) and rest or 0
   end
   mine.out[kind] = ask.kept + grant
   return grant
@@ -110,5 +112,5 @@ return cjson.encode({slot = slot, members = count, grants = grants})
 """,
 )
 """ARGV: this process; milliseconds of the period; how long it may be silent; for requests and for tokens, as JSON, the
-limit, what was spent, is kept and wanted, the least that is of use, and what is refunded by slot; milliseconds between two rounds. Returns as JSON the
-slot that `spent` went to, the number of processes, and what each kind was granted."""
+limit, what was spent, is kept and wanted, the least that is of use, and what is refunded by slot; milliseconds between
+two rounds. Returns as JSON the slot that `spent` went to, the number of processes, and what each kind was granted."""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tanuki_async._errors import StorageError
 from tanuki_async.storage._redis_errors import translated
 from tanuki_async.storage._redis_place import RedisPlace
-
-if TYPE_CHECKING:
-    import redis.asyncio as aioredis
 
 __all__ = ["Clients", "Script"]
 
@@ -93,7 +91,7 @@ class Clients:
             )
         return answer
 
-    def _client(self) -> aioredis.Redis | aioredis.RedisCluster:
+    def _client(self) -> Any:
         loop = asyncio.get_running_loop()
         with self._mutex:
             if self._process != os.getpid():  # after a fork: the connections are the parent's
@@ -110,10 +108,8 @@ class _Client:
     def __init__(self, place: RedisPlace) -> None:
         self.client = place.connect()
         self._keeper = self._keep()
-        try:
+        with contextlib.suppress(StopIteration):
             self._keeper.__anext__().send(None)  # runs to its `yield`, which tells the loop about it
-        except StopIteration:
-            pass
 
     async def _keep(self) -> AsyncGenerator[None]:
         try:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from tanuki_async._errors import SettingsError
-
-if TYPE_CHECKING:
-    import redis.asyncio as aioredis
 
 __all__ = ["SCHEMES", "RedisPlace"]
 
@@ -46,8 +44,7 @@ class RedisPlace:
     def parse(cls, url: str) -> RedisPlace:
         """Understand a URL; SettingsError, without the URL's password, where that cannot be done."""
         try:
-            import redis.asyncio  # pyright: ignore[reportUnusedImport]  # now, not within the first call
-            import redis.asyncio.sentinel  # noqa: F401
+            import_module("redis.asyncio.sentinel")  # now, not within the first call
         except ImportError:
             raise SettingsError("Redis needs the extra 'redis': pip install 'tanuki_async[redis]'") from None
         try:
@@ -96,31 +93,28 @@ class RedisPlace:
             secrets=(*secrets, *(value for key, value in query.items() if "password" in key)),
         )
 
-    def connect(self) -> aioredis.Redis | aioredis.RedisCluster:
+    def connect(self) -> Any:
         """Make a client for the running loop. It connects when it is used, and never repeats a command by itself."""
-        import redis.asyncio as aioredis
-        from redis.asyncio.retry import Retry
-        from redis.asyncio.sentinel import Sentinel
-        from redis.backoff import NoBackoff
-
-        how: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS, "protocol": 2, **_nameless()}
-        once = Retry(NoBackoff(), 0)
+        clients: Any = import_module("redis.asyncio")  # whose types leave out most of what they take
+        retries: Any = import_module("redis.asyncio.retry")
+        never = retries.Retry(import_module("redis.backoff").NoBackoff(), 0)
+        how = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS, "protocol": 2, "retry": never}
+        how |= _nameless()
         if self.cluster:
-            return aioredis.RedisCluster.from_url(self.url, retry=Retry(NoBackoff(), 3), **how)
+            moves = retries.Retry(import_module("redis.backoff").NoBackoff(), 3)  # to where a slot has moved
+            return clients.RedisCluster.from_url(self.url, **how | {"retry": moves})
         if not self.sentinels:
-            return aioredis.Redis.from_url(self.url, retry=once, **how)
-        options = aioredis.connection.parse_url(self.url)
+            return clients.Redis.from_url(self.url, **how)
+        options = import_module("redis.asyncio.connection").parse_url(self.url)
         login = {key: options[key] for key in ("username", "password", "db") if key in options}
         secure = {"ssl": True} if self.url.startswith("rediss:") else {}
-        sentinels = Sentinel(self.sentinels, sentinel_kwargs={**how, **secure, "retry": once})
-        client = sentinels.master_for(self.service, **login, **secure, **how, retry=once)
-        assert isinstance(client, aioredis.Redis)
-        return client
+        sentinels = import_module("redis.asyncio.sentinel").Sentinel(self.sentinels, sentinel_kwargs=how | secure)
+        return sentinels.master_for(self.service, **login, **secure, **how)
 
 
 def _nameless() -> dict[str, None]:
     """Keep a client from looking up its own version, which reads files while a loop runs."""
-    if importlib.util.find_spec("redis.driver_info") is None:  # before redis 7.1
+    if find_spec("redis.driver_info") is None:  # before redis 7.1
         return {"lib_name": None, "lib_version": None}
     return {"driver_info": None}
 

@@ -104,7 +104,7 @@ finish()
 return {written, length}
 """,
 )
-"""ARGV: of each line its stamped key; the lines, with line breaks between. Returns what was written, and behind what."""
+"""ARGV: of each line its stamped key; the lines, with line breaks between. Returns counts: written, there before."""
 
 APPEND_LATEST = Script(
     "append lines",
@@ -128,7 +128,7 @@ redis.call('HSET', about, 'followed', length + written)
 return {written, length}
 """,
 )
-"""The same, with the key of its arguments behind each stamped key. -1: lines are there that `newest` has not followed."""
+"""The same, with the key of its arguments behind each stamped key. -1: `newest` has not followed all lines."""
 
 FOLLOW = Script(
     "follow lines",

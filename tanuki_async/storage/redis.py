@@ -26,7 +26,7 @@ _LINES, _BYTES = 1000, 1 << 20
 class RedisStorage(Storage):
     """Keeps lines in lists and values in hashes of one Redis 6 or newer, of a Cluster, or behind Sentinels.
 
-    `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` with TLS, `redis://HOST:PORT?cluster=true` (any node of a Cluster),
+    `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://` with TLS, `redis://HOST:PORT?cluster=true` (a node of a Cluster),
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`. `?prefix=` (default "tanuki") begins all keys. What was appended is
     acknowledged by the primary: it is as durable as that server's `appendonly` and `appendfsync` make it, and with
     `?wait=1` it is on one replica too, so that a failover does not lose it. Leases run by the server's clock, unless

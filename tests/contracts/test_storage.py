@@ -81,7 +81,13 @@ Made = Callable[..., Storage]
 
 
 @pytest.fixture(
-    params=["memory", "filesystem", "redis_url", "cluster_url", pytest.param("sentinel_url", marks=pytest.mark.campaign)]
+    params=[
+        "memory",
+        "filesystem",
+        "redis_url",
+        "cluster_url",
+        pytest.param("sentinel_url", marks=pytest.mark.campaign),
+    ]
 )
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
     """Makes a storage without anything in it; the same one when asked again."""
