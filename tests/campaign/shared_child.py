@@ -33,7 +33,7 @@ async def work(number: int, url: str, place: str, limit: float, period: float, b
             request = Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", f"worker {number}"),))
             await pool.complete(provider, request, Progress())
 
-    tasks = [asyncio.create_task(calls()) for _ in range(20)]
+    tasks = [asyncio.create_task(calls()) for _ in range(5)]
     await asyncio.sleep(end - time.time())
     for task in tasks:
         task.cancel()
@@ -43,8 +43,19 @@ async def work(number: int, url: str, place: str, limit: float, period: float, b
     await shared.aclose()
 
 
+async def warm_up(url: str, place: str) -> None:
+    """Load what the first call loads, so that no process is slow between leave to send and sending."""
+    RedisPlace.parse(place)
+    provider, pool = OpenAICompatible(url, name="warm"), Pool(Connections())
+    await pool.complete(
+        provider, Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", "warm"),)), Progress()
+    )
+    await pool.aclose()
+
+
 def main() -> None:
     url, place = sys.argv[1:3]
+    asyncio.run(warm_up(url, place))
     processes, limit, period, seconds = int(sys.argv[3]), *map(float, sys.argv[4:7])
     begin = time.time() + 1 + processes / 20
     children: list[int] = []
