@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 
 from tanuki_async._lines import encode_line
-from tanuki_async._record.recorder import Recorder
 from tanuki_async._places import open_place
+from tanuki_async._record.recorder import Recorder
 from tanuki_async.abc import Appended, Storage
 
 NAME, ALIGNED = "f/PATCHES", "f/SYMBOLIC_ALIGNMENTS"

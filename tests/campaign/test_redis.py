@@ -75,7 +75,7 @@ async def test_a_failover_loses_nothing_that_the_replica_has_and_goes_on() -> No
             recorder.remember(NAME, line(number))
             if number == 150:
                 await recorder.flush()
-                while replica.ask("LLEN", f"tanuki:{{{NAME}}}:lines") != b":151\r\n":
+                while replica.ask("LLEN", f"tanuki:{{{NAME}}}:lines") != b":151\r\n":  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 primary.kill()
             await asyncio.sleep(0.002)
