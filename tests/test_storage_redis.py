@@ -8,19 +8,27 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from typing import Any, Literal
 
 import _redis
 import pytest
 
 pytest.importorskip("redis.asyncio.sentinel")
 
+import tanuki_async as tanuki
+from tanuki_async._clock import SYSTEM_CLOCK
 from tanuki_async._errors import SettingsError, StorageError
 from tanuki_async._lines import encode_line
 from tanuki_async._places import open_place
+from tanuki_async._pool.shared import SharedBudget
 from tanuki_async._record.recorder import Recorder
+from tanuki_async._runtime import share_limits
+from tanuki_async._settings import Settings, build
 from tanuki_async.abc import Appended
+from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.storage._redis_place import RedisPlace
 from tanuki_async.storage.redis import RedisStorage
+from tanuki_async.testing import LoopbackServer
 
 NAME = "0123abcd/PATCHES"
 
@@ -193,6 +201,41 @@ def test_connections_close_with_a_loop_that_nobody_closed_them_on(server: _redis
         assert asyncio.run(storage.count("none")) == 0
     clients = server.ask("CLIENT", "LIST", "TYPE", "normal")
     assert clients.count(b" cmd=llen") == 0
+
+
+@tanuki.patch
+async def mood(text: str) -> Literal["good", "bad"]:
+    """Tell the mood of a text."""
+    ...
+
+
+async def test_calls_are_recorded_in_redis_and_share_their_limits_there(server: _redis.Server) -> None:
+    place = f"{server.url}?prefix={uuid.uuid4().hex}"
+    async with LoopbackServer('{"value":"good"}') as model:
+        provider = OpenAICompatible(model.url, name="here", limits=tanuki.Limits(requests_per_minute=600))
+        for _ in range(2):
+            async with tanuki.Tanuki(storage=place, providers=[provider], teacher_models="here:m") as opened:
+                assert await asyncio.gather(*(mood(f"text {n}") for n in range(5))) == ["good"] * 5
+                (lane,) = [lane for _, lane in opened._pool._lanes.values()]
+                assert isinstance(lane.turnstile.budget, SharedBudget)
+                assert not lane.turnstile.budget.alone
+        storage = RedisStorage(place)
+        (name,) = [name for name in await storage.names() if name.endswith("/PATCHES")]
+        assert await storage.count(name) == 5
+        await storage.aclose()
+
+
+def test_limits_are_shared_where_settings_say(server: _redis.Server) -> None:
+    def shares(**keywords: Any) -> str | None:
+        made = share_limits(build(Settings, keywords), open_place(keywords.get("storage", "memory:")), SYSTEM_CLOCK)
+        return None if made is None else str(made.place)
+
+    assert shares() is None
+    assert shares(storage="redis://a") == "redis://a"
+    assert shares(storage="redis://a", shared_limits=False) is None
+    assert shares(shared_limits="redis://:secret@b") == "redis://b"
+    with pytest.raises(SettingsError, match="shared_limits is"):
+        shares(shared_limits=True)
 
 
 @pytest.mark.parametrize(

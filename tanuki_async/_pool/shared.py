@@ -40,7 +40,7 @@ class SharedLimits:
     """All limits that this process shares with others at one Redis, for one event loop."""
 
     def __init__(self, place: RedisPlace, *, clock: Clock = SYSTEM_CLOCK, period: float = MINUTE) -> None:
-        self._place, self._clock, self._period = place, clock, period
+        self.place, self._clock, self._period = place, clock, period
         self._clients = Clients(place)
         self._budgets: list[SharedBudget] = []
 

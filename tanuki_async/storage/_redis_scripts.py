@@ -26,20 +26,17 @@ layers, left = tonumber(layers or 0), tonumber(left or 0)
 local fresh, written = {{}}, 0
 
 local function word(level, index)
-  local raw = redis.call('GETRANGE', KEYS[4 + level], index * 8, index * 8 + 7)
-  if #raw < 8 then return 0, 0 end
-  return struct.unpack('<i4i4', raw)
+  local raw = redis.call('GETRANGE', KEYS[4 + level], index * 4, index * 4 + 3)
+  return #raw < 4 and 0 or struct.unpack('<i4', raw)
 end
 
-local function covers(level, index, low, high)
-  local has_low, has_high = word(level, index)
-  return bit.band(has_low, low) == low and bit.band(has_high, high) == high
+local function covers(level, index, pattern)
+  return bit.band(word(level, index), pattern) == pattern
 end
 
-local function set(level, index, low, high)
-  local has_low, has_high = word(level, index)
-  local both = struct.pack('<i4i4', bit.bor(has_low, low), bit.bor(has_high, high))
-  redis.call('SETRANGE', KEYS[4 + level], index * 8, both)
+local function set(level, index, pattern)
+  local both = bit.bor(word(level, index), pattern)
+  redis.call('SETRANGE', KEYS[4 + level], index * 4, struct.pack('<i4', both))
 end
 
 local function add(key, stamp)  -- true if it was not there
@@ -49,18 +46,18 @@ local function add(key, stamp)  -- true if it was not there
     return new == 1
   end
   if redis.call('SISMEMBER', known, key) == 1 then return false end
-  local a, b, _, _, low, high = struct.unpack('<I4I4I4I4i4i4', stamp)
+  local a, _, b, _, pattern = struct.unpack('<I4I4I4I4i4', stamp)
   for level = layers, 1, -1 do
     local top = words[level] - 1
-    if covers(level, bit.band(a, top), low, high) and covers(level, bit.band(b, top), low, high) then return false end
+    if covers(level, bit.band(a, top), pattern) and covers(level, bit.band(b, top), pattern) then return false end
   end
   if left == 0 and layers < #words then
     layers = layers + 1
     left = rooms[layers]
   end
   local top = words[layers] - 1
-  set(layers, bit.band(a, top), low, high)
-  set(layers, bit.band(b, top), low, high)
+  set(layers, bit.band(a, top), pattern)
+  set(layers, bit.band(b, top), pattern)
   left = math.max(left - 1, 0)
   return true
 end
@@ -96,9 +93,9 @@ APPEND = Script(
     _KNOWN
     + """
 local next_line = each_line(ARGV[2])
-for at = 1, #ARGV[1], 24 do
+for at = 1, #ARGV[1], 20 do
   local line = next_line()
-  if add(string.sub(ARGV[1], at, at + 15), string.sub(ARGV[1], at, at + 23)) then keep(line) end
+  if add(string.sub(ARGV[1], at, at + 15), string.sub(ARGV[1], at, at + 19)) then keep(line) end
 end
 finish()
 return {written, length}
@@ -114,12 +111,12 @@ local followed = tonumber(redis.call('HGET', about, 'followed') or 0)
 redis.call('HLEN', newest)
 if followed ~= length then return {-1, followed} end
 local next_line = each_line(ARGV[2])
-for at = 1, #ARGV[1], 40 do
+for at = 1, #ARGV[1], 36 do
   local line, key = next_line(), string.sub(ARGV[1], at, at + 15)
-  local question = string.sub(ARGV[1], at + 24, at + 39)
+  local question = string.sub(ARGV[1], at + 20, at + 35)
   if redis.call('HGET', newest, question) ~= key then
     redis.call('HSET', newest, question, key)
-    add(key, string.sub(ARGV[1], at, at + 23))
+    add(key, string.sub(ARGV[1], at, at + 19))
     keep(line)
   end
 end
