@@ -82,3 +82,16 @@ async def test_a_failover_loses_nothing_that_the_replica_has_and_goes_on() -> No
         await recorder.aclose()
         assert await lines_of(url, NAME) == [line(number) for number in range(300)]
         await storage.aclose()
+
+
+async def test_in_the_second_layer_too_fewer_than_one_in_a_hundred_is_taken_for_another() -> None:
+    with _redis.server() as server:
+        storage = RedisStorage(server.url)
+        await storage.open()
+        for begin in range(0, 380_000, 4000):
+            await storage.append(NAME, [line(number * 200) for number in range(begin, begin + 4000)])
+        at = await storage.count(NAME)
+        await storage.append(NAME, [line(number * 200) for number in range(380_000, 400_000)])
+        assert await storage.count(NAME) - at >= 0.99 * 20_000
+        assert at >= 0.995 * 380_000
+        await storage.aclose()
