@@ -138,7 +138,7 @@ def _watcher(directory: Path, primary: Server, stack: contextlib.ExitStack) -> S
     configuration = directory / "sentinel.conf"
     configuration.write_text(
         f"port {port}\nbind {HOST}\ndir {directory}\nsentinel monitor examples {HOST} {primary.port} 2\n"
-        "sentinel down-after-milliseconds examples 500\nsentinel failover-timeout examples 2000\n"
+        "sentinel down-after-milliseconds examples 1000\nsentinel failover-timeout examples 2000\n"
     )
     watcher = object.__new__(Server)
     watcher.directory, watcher.options, watcher.port = directory, (), port

@@ -18,6 +18,7 @@ pytest.importorskip("redis.asyncio.sentinel")
 from kill_child import NAME, line
 from test_kill import MORE_PER_CHILD, Tally, judge, lines_of, numbers_of, start
 
+from tanuki_async._errors import StorageError
 from tanuki_async._lines import example_key
 from tanuki_async._record.recorder import Recorder
 from tanuki_async.storage.redis import RedisStorage
@@ -80,8 +81,18 @@ async def test_a_failover_loses_nothing_that_the_replica_has_and_goes_on() -> No
                 primary.kill()
             await asyncio.sleep(0.002)
         await recorder.aclose()
-        assert await lines_of(url, NAME) == [line(number) for number in range(300)]
+        assert await _in_the_end(url) == [line(number) for number in range(300)]
         await storage.aclose()
+
+
+async def _in_the_end(url: str) -> list[bytes]:
+    """On a busy machine, Sentinels take a primary for dead now and then."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await lines_of(url, NAME)
+            except StorageError:
+                await asyncio.sleep(0.2)
 
 
 async def test_in_the_second_layer_too_fewer_than_one_in_a_hundred_is_taken_for_another() -> None:
