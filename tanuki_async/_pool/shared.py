@@ -67,7 +67,7 @@ class Share:
     def __init__(self, limit: float, period: float) -> None:
         self.window = Window(limit, period=period)  # what this process sent, for the time when it is alone
         self.limit = self.window.limit
-        self.left = self.unreported = self.least = 0.0
+        self.left = self.unreported = self.least = self._wanted_before = 0.0
         self._refunds: dict[int, float] = {}
         self._reports: deque[tuple[float, int]] = deque(maxlen=2 * SLICES)
 
@@ -98,7 +98,9 @@ class Share:
 
     def ask(self) -> dict[str, object]:
         """Say what was sent and what is wanted next: much where something lacked, else twice what was sent lately."""
-        hold = self.limit if self.least else math.ceil(2 * max(self.unreported, 0.0))
+        lately = max(2 * self.unreported, self._wanted_before)  # what came just now may not have been taken yet
+        self._wanted_before = self.least
+        hold = self.limit if self.least else math.ceil(lately)
         least, self.least = math.ceil(self.least) or 1, 0.0
         self.left = min(max(self.left, 0.0), hold)
         if self.left < min(least, hold):
@@ -114,6 +116,10 @@ class Share:
         }
         self.unreported, self._refunds = 0.0, {}
         return asked
+
+    def rest(self) -> None:
+        """Hold nothing, and want nothing."""
+        self.left = self.least = self._wanted_before = 0.0
 
     def told(self, at: float, slot: int, grant: float) -> None:
         """Take what a round gave."""
@@ -164,7 +170,7 @@ class SharedBudget:
         task.cancel()
         await asyncio.wait({task})
         for share in self._shares:
-            share.left = share.least = 0.0
+            share.rest()
         with contextlib.suppress(StorageError, TimeoutError):  # then it runs out by itself
             await self._round()
 
