@@ -1,6 +1,7 @@
 """Recording: what `remember` costs its caller, how fast lines reach the disk, what the filter costs beside rbloom.
 
     python benchmarks/bench_recording.py [--items 200000] [--full] [--repeats 5] [--json PATH]
+    python benchmarks/bench_recording.py --storage redis [--url redis://127.0.0.1:6379] [--items 200000]
 
 All rivals run interleaved; each figure is the median of the repeats with the least and the most. `--full` adds ten
 million keys: save, load, error rate, and opening a storage of ten million lines.
@@ -201,14 +202,61 @@ async def opening(directory: Path, items: int) -> Figures:
     return figures
 
 
+async def at_redis(url: str, items: int) -> Figures:
+    """Remember and append distinct records, with the client's and the server's CPU time for each."""
+    import redis.asyncio
+
+    from tanuki_async.storage.redis import RedisStorage
+
+    storage, server = RedisStorage(f"{url}?prefix=bench-{time.time_ns()}"), redis.asyncio.Redis.from_url(url)
+    await storage.open()
+    recorder = Recorder(storage, queue_bytes=1 << 30)
+    recorder.start()
+    lines = [record(n) for n in range(items)]
+    before, start, cpu = await server.info("cpu"), time.perf_counter(), time.process_time()
+    for at, line in enumerate(lines):
+        recorder.remember("f/PATCHES", line)
+        if not at % 1000:
+            await asyncio.sleep(0)
+    await recorder.flush()
+    seconds, cpu, after = time.perf_counter() - start, time.process_time() - cpu, await server.info("cpu")
+    figures = {
+        "sustained distinct records/s to Redis": [items / seconds],
+        "client CPU per record, remember to acknowledged, µs": [cpu / items * 1e6],
+        "server CPU per record, µs": [(after["used_cpu_user"] - before["used_cpu_user"]) / items * 1e6],
+        "distinct taken for others, %": [100 * (items - await storage.count("f/PATCHES")) / items],
+    }
+    cpu = time.process_time()
+    for batch in range(0, items, BATCH):
+        await storage.append("f/PATCHES", lines[batch : batch + BATCH])
+    figures["client CPU per duplicate, append alone, µs"] = [(time.process_time() - cpu) / items * 1e6]
+    start = time.perf_counter()
+    read = [len(page) async for page in storage.scan("f/PATCHES")]
+    figures["scan, records/s"] = [sum(read) / (time.perf_counter() - start)]
+    await recorder.aclose()
+    for key in [key async for key in server.scan_iter(f"{storage.place.prefix}:*")]:
+        await server.delete(key)
+    await server.aclose()
+    await storage.aclose()
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--full", action="store_true", help="ten million keys and lines; minutes, 3 GB of disk")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--storage", choices=("file", "redis"), default="file")
+    parser.add_argument("--url", default="redis://127.0.0.1:6379", help="of the Redis to use; its data stays")
     options = parser.parse_args()
     figures: Figures = {}
+    if options.storage == "redis":
+        for _ in range(options.repeats):
+            for key, values in asyncio.run(at_redis(options.url, options.items)).items():
+                figures.setdefault(key, []).extend(values)
+        report(figures, options)
+        return
     with_numpy(False)  # which a base install does not have
     with tempfile.TemporaryDirectory() as scratch:
         for repeat in range(options.repeats):

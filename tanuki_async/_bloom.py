@@ -30,7 +30,7 @@ from mmh3 import mmh3_x64_128_utupledigest as halves_of
 from tanuki_async._checked import Checked, Source
 from tanuki_async._turns import in_turns
 
-__all__ = ["Bloom", "BloomError"]
+__all__ = ["EXACT", "Bloom", "BloomError", "layer", "stamped"]
 
 VERSION = 2
 _MAGIC = b"tanukibloom"
@@ -45,7 +45,8 @@ _PATTERNS = 4096
 _TO_PATTERN = 52  # the upper 12 bits of a key's first half pick its pattern, the lower ones of each half a word
 _WORD = 4  # bytes
 _WORTH_ARRAYS = 64
-_EXACT = 10_000
+EXACT = 10_000
+"""Keys that are a plain set before there are layers."""
 _LEVELS = ((1 << 17, 12.49), (1 << 22, 12.49), (1 << 24, 20.0), (1 << 26, 24.0))
 """Words of each layer, and its bits per key when full: 335 thousand keys, 10.7 million, 26.8 million …"""
 
@@ -121,7 +122,7 @@ class Bloom:
         while len(new) < len(keys):  # one layer at a time
             done = len(new)
             if self._exact is not None:
-                new += map(self._add_exact, keys[done : done + _EXACT - len(self._exact)])
+                new += map(self._add_exact, keys[done : done + EXACT - len(self._exact)])
             else:
                 new += work(keys[done : done + self._room])
                 if not self._room:
@@ -134,7 +135,7 @@ class Bloom:
         if key in exact:
             return False
         exact.add(key)
-        if len(exact) == _EXACT:
+        if len(exact) == EXACT:
             self._exact = None
             self._grow()
             for keys in in_turns(list(exact)):
@@ -191,7 +192,7 @@ class Bloom:
     @property
     def capacity(self) -> int:
         """How many keys there are when the next layer is added."""
-        return self._capacity if self._exact is None else _EXACT
+        return self._capacity if self._exact is None else EXACT
 
     def _layers(self) -> tuple[tuple[array[int], int], ...]:
         return (*self._full, (self._words, self._top)) if self._words else ()
@@ -228,7 +229,7 @@ class Bloom:
         if version != VERSION:
             raise _unusable(f"has version {version}, this release reads {VERSION}")
         count, exact, layers = _HEADER.unpack(source.read(_HEADER.size))
-        if exact > _EXACT:
+        if exact > EXACT:
             raise _unusable(f"has {exact} exact keys")
         keys = source.read(exact * _KEY)
         if not layers:
@@ -255,6 +256,17 @@ def _unusable(why: str) -> BloomError:
     return BloomError(f"a saved filter {why}: rebuild it from the data")
 
 
+def layer(level: int) -> tuple[int, int]:
+    """Tell a layer's words of 32 bits and how many keys it takes, for a filter that is kept elsewhere."""
+    return _shape(level)
+
+
+def stamped(keys: Iterable[bytes]) -> list[bytes]:
+    """Put behind each key the pattern that it sets, 4 bytes, little-endian, for a filter that is kept elsewhere."""
+    patterns = _packed()
+    return [key + patterns[key[6] >> 4 | key[7] << 4] for key in keys]
+
+
 def _has(layers: tuple[tuple[array[int], int], ...], a: int, b: int, mask: int) -> bool:
     for words, top in layers:  # noqa: SIM110 — a generator would cost more than the work
         if words[a & top] & mask == mask and words[b & top] & mask == mask:
@@ -275,6 +287,11 @@ def _masks() -> list[int]:
     """Make the table of patterns. Part of the format: it must never change within a version."""
     every = [1 << a | 1 << b | 1 << c for a, b, c in combinations(range(_WORD * 8), 3)]
     return [every[index * len(every) // _PATTERNS] for index in range(_PATTERNS)]
+
+
+@cache
+def _packed() -> list[bytes]:
+    return [mask.to_bytes(_WORD, "little") for mask in _masks()]
 
 
 @cache

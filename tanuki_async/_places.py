@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tanuki_async._clock import Clock
 from tanuki_async._errors import SettingsError
-from tanuki_async._settings import data_directory
+from tanuki_async._settings import Settings, data_directory
 from tanuki_async.abc import Storage
+
+if TYPE_CHECKING:
+    from tanuki_async._pool.shared import SharedLimits
 
 
 def open_place(place: Storage | str | Path | None) -> Storage:
     """Make the Storage that is meant. Nothing is opened or created yet."""
+    from tanuki_async.storage._redis_place import SCHEMES
     from tanuki_async.storage.filesystem import FilesystemStorage
     from tanuki_async.storage.memory import MemoryStorage
+    from tanuki_async.storage.redis import RedisStorage
 
     if isinstance(place, Storage):
         return place
@@ -21,12 +28,37 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     if isinstance(place, Path):
         return FilesystemStorage(place)
     if not isinstance(place, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:' or a Storage, not {place!r}")
+        raise SettingsError(
+            f"storage is a directory, 'file:DIR', 'memory:', 'redis://HOST' or a Storage, not {place!r}"
+        )
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()
     if scheme == "file" and colon and rest:
         return FilesystemStorage(Path(rest.removeprefix("//")))
+    if scheme in SCHEMES and rest.startswith("//"):
+        return RedisStorage(place)
     if "://" in place or not place or (colon and len(scheme) > 1):
-        raise SettingsError(f"storage {place!r} is of no known kind; give a directory, 'file:DIR' or 'memory:'")
+        raise SettingsError(
+            f"storage {_without_login(place)!r} is of no known kind; give a directory, 'file:DIR', 'memory:' or 'redis://HOST'"
+        )
     return FilesystemStorage(Path(place))
+
+
+def open_limits(settings: Settings, storage: Storage, clock: Clock) -> SharedLimits | None:
+    """Make what shares limits between processes: where `shared_limits` says, or else where storage is a Redis."""
+    wanted = settings.shared_limits
+    if wanted is False or (wanted is None and not type(storage).__module__.startswith("tanuki_async.storage.redis")):
+        return None
+    from tanuki_async._pool.shared import SharedLimits
+    from tanuki_async.storage._redis_place import RedisPlace
+    from tanuki_async.storage.redis import RedisStorage
+
+    if isinstance(wanted, str):
+        return SharedLimits(RedisPlace.parse(wanted), clock=clock)
+    return SharedLimits(storage.place, clock=clock) if isinstance(storage, RedisStorage) else None
+
+
+def _without_login(place: str) -> str:
+    scheme, slashes, rest = place.partition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"

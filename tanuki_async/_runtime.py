@@ -34,6 +34,7 @@ from tanuki_async.abc import Storage
 
 if TYPE_CHECKING:
     from tanuki_async._expect import Lesson
+    from tanuki_async._pool.shared import SharedLimits
 
 logger = logging.getLogger("tanuki_async")
 
@@ -80,7 +81,9 @@ class Tanuki:
         self._storage = make_storage(self.settings)
         self._teachers = Teachers(self.settings, clock)
         self.http = Connections(self.settings.http_client, verify=self.settings.verify)
-        self._pool = Pool(self.http, clock=clock, limits=self.settings.limits)
+        self._shared = share_limits(self.settings, self._storage, clock)
+        shared = self._shared.budget if self._shared else None
+        self._pool = Pool(self.http, clock=clock, limits=self.settings.limits, budget=shared)
         self._batchers = Batchers(self._pool, clock, self.spawn)
         self.library = Library(self._storage, self.settings, clock=clock, find=self._teachers.teacher, http=self.http)
         self._recorder = Recorder(
@@ -158,6 +161,7 @@ class Tanuki:
             self._recorder.aclose,
             self._storage.aclose,
             self._pool.aclose,
+            *([self._shared.aclose] if self._shared else []),
         )
         for step in steps:
             for _ in range(3):
@@ -318,6 +322,13 @@ def make_storage(settings: Settings) -> Storage:
     from tanuki_async._places import open_place
 
     return open_place(settings.storage)
+
+
+def share_limits(settings: Settings, storage: Storage, clock: Clock) -> SharedLimits | None:
+    """Make what shares limits with other processes, where settings say so."""
+    from tanuki_async._places import open_limits
+
+    return open_limits(settings, storage, clock)
 
 
 async def _ready(value: Any) -> Any:

@@ -35,6 +35,7 @@ class SettingsKeywords(TypedDict, total=False):
     embedding_model: str | Model
     student_model: str | None
     limits: Mapping[str, Limits]
+    shared_limits: str | Literal[False] | None
     http_client: httpx.AsyncClient | None
     verify: ssl.SSLContext | str | os.PathLike[str] | None
     flush_interval: float
@@ -60,6 +61,9 @@ class Settings:
     limits: Mapping[str, Limits] = field(default_factory=lambda: MappingProxyType({}))
     """Limits by provider name, for its models together, or by `"provider:model"`, for that model alone, which then does
     not count towards the others. They replace the provider's own."""
+    shared_limits: str | Literal[False] | None = None
+    """The URL of a Redis at which all processes share `limits`; None takes that of a storage in Redis, False
+    shares none. What has the same name there is shared, so accounts with different keys want different `?prefix=`."""
     http_client: Any = None
     """An `httpx.AsyncClient` (or httpx2's) to use for everything; it stays open when the Tanuki closes."""
     verify: Any = None
@@ -88,6 +92,8 @@ class Settings:
         _check_verify(self)
         _check_providers(self.providers)
         _check_limits(self.limits)
+        if self.shared_limits not in (None, False) and not isinstance(self.shared_limits, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+            raise SettingsError(f"shared_limits is 'redis://HOST', None or False, not {self.shared_limits!r}")
         _check_budgets(self.budget)
 
 

@@ -12,18 +12,41 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tanuki_async._errors import ProviderError, RequestRejectedError
-from tanuki_async._records import Completion, Decision, Job, JsonValue, Limits, Model, Reply, Request, Training, Usage
+from tanuki_async._records import (
+    Attachment,
+    Completion,
+    Decision,
+    Head,
+    Job,
+    JsonValue,
+    Limits,
+    Model,
+    Reply,
+    Request,
+    Training,
+    Turn,
+    Usage,
+)
 
 __all__ = [
     "Appended",
+    "Attachment",
     "Batches",
+    "Completion",
+    "Decision",
+    "Head",
     "Http",
+    "Job",
     "Lease",
     "Provider",
+    "Reply",
+    "Request",
     "Storage",
     "Streamed",
     "Student",
+    "Training",
     "Tuning",
+    "Turn",
     "Versioned",
 ]
 

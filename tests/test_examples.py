@@ -113,6 +113,10 @@ def test_the_align_file_is_a_test_that_teaches_and_asks_nobody(
     }
 
 
+def test_a_provider_of_ones_own_answers(teacher: LoopbackServer) -> None:
+    assert run(str(EXAMPLES / "own_provider.py"), teacher.url, "test") == "good\n"
+
+
 def test_one_program_serves_every_provider_whose_model_is_named(
     teacher: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from tanuki_async._errors import StorageError
 from tanuki_async._lines import arguments_key, key_of
 from tanuki_async._turns import in_turns
 
-__all__ = ["Counted", "Filter", "Fresh", "Index", "Newest"]
+__all__ = ["Counted", "Filter", "Fresh", "Index", "Newest", "question_of"]
 
 Fresh: TypeAlias = tuple[list[bytes], Callable[[], object]]
 """Lines that should be added, and what takes them in, to be called once they are in the data."""
@@ -61,13 +61,13 @@ class Newest:
 
     def feed(self, lines: Sequence[bytes]) -> None:
         for line in lines:
-            self._answers[_question(line)] = key_of(line)
+            self._answers[question_of(line)] = key_of(line)
 
     def fresh(self, lines: Sequence[bytes]) -> Fresh:
         trial: dict[bytes, bytes] = {}
         kept: list[bytes] = []
         for line in lines:
-            question, example = _question(line), key_of(line)
+            question, example = question_of(line), key_of(line)
             if trial.get(question, self._answers.get(question)) != example:
                 trial[question] = example
                 kept.append(line)
@@ -84,7 +84,8 @@ class Counted:
         return list(lines), tuple
 
 
-def _question(line: bytes) -> bytes:
+def question_of(line: bytes) -> bytes:
+    """Return the key of a line's arguments, or for a line that is no record of ours, a key of the whole line."""
     try:
         return arguments_key(line)
     except (StorageError, ValueError):  # not a record of ours, or with NaN: a whole line is its own input

@@ -16,9 +16,9 @@ import time
 from collections.abc import Sequence
 
 from tanuki_async._lines import encode_line
+from tanuki_async._places import open_place
 from tanuki_async._record.recorder import Recorder
-from tanuki_async.abc import Appended
-from tanuki_async.storage.filesystem import FilesystemStorage
+from tanuki_async.abc import Appended, Storage
 
 NAME, ALIGNED = "f/PATCHES", "f/SYMBOLIC_ALIGNMENTS"
 
@@ -34,16 +34,20 @@ def tell(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-class Watched(FilesystemStorage):
-    """Tells when storage works, so that a slow disk is not taken for a slow recorder."""
+def watched(storage: Storage) -> Storage:
+    """Make it tell when it works, so that a slow disk is not taken for a slow recorder."""
+    append = storage.append
 
-    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+    async def and_tell(name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
         begin = time.monotonic()
         tell("A", begin, 0)
         try:
-            return await super().append(name, lines, latest=latest)
+            return await append(name, lines, latest=latest)
         finally:
             tell("A", begin, time.monotonic())
+
+    storage.append = and_tell  # type: ignore[method-assign]
+    return storage
 
 
 async def tick() -> None:
@@ -62,7 +66,7 @@ async def keep(recorder: Recorder, number: int, dice: random.Random) -> None:
 
 async def main(root: str, first: int, seed: int) -> None:
     dice = random.Random(seed)
-    storage = Watched(root)
+    storage = watched(open_place(root))
     await storage.open()
     recorder = Recorder(storage)
     recorder.start()
@@ -79,4 +83,5 @@ async def main(root: str, first: int, seed: int) -> None:
         await asyncio.sleep(dice.random() * 0.006)
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -23,6 +23,7 @@ import pytest
 
 from tanuki_async._bloom import Bloom
 from tanuki_async._lines import encode_line, example_key
+from tanuki_async._places import open_place
 from tanuki_async.storage.filesystem import FilesystemStorage
 
 INTERVAL = 0.05
@@ -70,7 +71,7 @@ class Tally:
     needed_slack: int = 0
 
 
-def start(root: Path, first: int, seed: int, env: dict[str, str]) -> Life:
+def start(root: Path | str, first: int, seed: int, env: dict[str, str]) -> Life:
     command = [sys.executable, str(CHILD), str(root), str(first), str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
     report: list[bytes] = []
@@ -107,8 +108,8 @@ def understand(life: Life) -> Report:
     return report
 
 
-async def lines_of(root: Path, name: str) -> list[bytes]:
-    storage = FilesystemStorage(root)
+async def lines_of(root: Path | str, name: str) -> list[bytes]:
+    storage = open_place(root)
     lines = [line async for batch in storage.scan(name) for line in batch]
     await storage.aclose()
     return lines
@@ -118,7 +119,7 @@ def numbers_of(lines: list[bytes]) -> dict[int, bytes]:
     return {json.loads(line)["output"]["n"]: line for line in lines}
 
 
-def judge(root: Path, lives: list[Life], before: set[int], tally: Tally) -> set[int]:
+def judge(root: Path | str, lives: list[Life], before: set[int], tally: Tally) -> set[int]:
     """Check one directory after its processes were killed; return the numbers that are there."""
     lines = asyncio.run(lines_of(root, NAME))
     there, aligned = numbers_of(lines), numbers_of(asyncio.run(lines_of(root, ALIGNED)))

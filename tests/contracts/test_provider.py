@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 from pydantic import TypeAdapter
 
+from examples.own_provider import OwnProvider
 from tanuki_async._errors import (
     AuthenticationError,
     ProviderError,
@@ -48,8 +49,9 @@ MAKERS: dict[str, Callable[[str], Provider]] = {
     "anthropic": lambda url: Anthropic(KEY, url),
     "bedrock": lambda url: Bedrock(KEY, base_url=url),
     "compatible": lambda url: OpenAICompatible(url, api_key=KEY),
+    "own": lambda url: OwnProvider(url, KEY),
 }
-WITHOUT_EMBEDDINGS = {"anthropic"}
+WITHOUT_EMBEDDINGS = {"anthropic", "own"}
 
 
 @dataclass

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
+import _redis
 import pytest
 
 from tanuki_async._errors import StorageError
@@ -14,6 +17,7 @@ from tanuki_async._lines import encode_line
 from tanuki_async.abc import Appended, Storage
 from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
+from tanuki_async.storage.redis import RedisStorage
 
 NAME = "0123abcd/PATCHES"
 
@@ -55,9 +59,50 @@ def wall() -> Wall:
     return Wall()
 
 
-@pytest.fixture(params=["memory", "filesystem"])
-async def storage(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> AsyncIterator[Storage]:
-    made = MemoryStorage(clock=wall) if request.param == "memory" else FilesystemStorage(tmp_path / "data", clock=wall)
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with _redis.server() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with _redis.cluster() as nodes:
+        yield f"{nodes[1].url}?cluster=true"
+
+
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    with _redis.sentinels() as (url, _, _):
+        yield f"{url}?wait=1"
+
+
+Made = Callable[..., Storage]
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        "filesystem",
+        "redis_url",
+        "cluster_url",
+        pytest.param("sentinel_url", marks=pytest.mark.campaign),
+    ]
+)
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
+    """Makes a storage without anything in it; the same one when asked again."""
+    if request.param == "memory":
+        return MemoryStorage
+    if request.param == "filesystem":
+        return partial(FilesystemStorage, tmp_path / "data")
+    pytest.importorskip("redis.asyncio.sentinel")
+    url = request.getfixturevalue(request.param)
+    return partial(RedisStorage, f"{url}{'&' if '?' in url else '?'}prefix={uuid.uuid4().hex}")
+
+
+@pytest.fixture
+async def storage(make: Made, wall: Wall) -> AsyncIterator[Storage]:
+    made = make(clock=wall)
     await made.open()
     yield made
     await made.aclose()
@@ -239,15 +284,15 @@ async def test_closing_twice_and_opening_again_keeps_everything(storage: Storage
     assert await storage.append(NAME, [line(1), line(2)]) == Appended(1, 1)
 
 
-def test_several_event_loops_share_a_storage(tmp_path: Path) -> None:
-    for storage in (MemoryStorage(), FilesystemStorage(tmp_path / "data")):
+def test_several_event_loops_share_a_storage(make: Made) -> None:
+    storage = make()
 
-        async def work(offset: int, storage: Storage = storage) -> int:
-            return (await storage.append(NAME, [line(n + offset) for n in range(50)])).written
+    async def work(offset: int) -> int:
+        return (await storage.append(NAME, [line(n + offset) for n in range(50)])).written
 
-        async def in_threads() -> list[int]:
-            return await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(offset)) for offset in range(0, 100, 25)))
+    async def in_threads() -> list[int]:
+        return await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(offset)) for offset in range(0, 100, 25)))
 
-        assert sum(asyncio.run(in_threads())) == 125
-        assert asyncio.run(storage.count(NAME)) == 125
-        asyncio.run(storage.aclose())
+    assert sum(asyncio.run(in_threads())) == 125
+    assert asyncio.run(storage.count(NAME)) == 125
+    asyncio.run(storage.aclose())

@@ -1,0 +1,127 @@
+"""Clients of one Redis, one for each event loop, and the scripts that they run there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from tanuki_async._errors import StorageError
+from tanuki_async.storage._redis_errors import translated
+from tanuki_async.storage._redis_place import RedisPlace
+
+__all__ = ["Clients", "Script"]
+
+_REPLICA_SECONDS = 2.0
+Argument = bytes | str | int | float
+
+
+class Script:
+    """Lua that the server runs as one step: nobody sees it half done, and nothing comes in between."""
+
+    def __init__(self, doing: str, text: str) -> None:
+        self.doing = doing
+        self.text = text.encode()
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
+
+
+class Clients:
+    """Connections to one Redis for every event loop that asks; each set is closed with its loop, or before."""
+
+    def __init__(self, place: RedisPlace) -> None:
+        self.place = place
+        self._mutex = threading.Lock()
+        self._process = os.getpid()
+        self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = weakref.WeakKeyDictionary()
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
+        """Run a script, which the server may have to be told first. The keys share one slot."""
+        from redis.exceptions import NoScriptError
+
+        with translated(script.doing, self.place):
+            try:
+                return await self._send("EVALSHA", script.digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await self._send("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def command(self, doing: str, *words: Argument) -> Any:
+        """Run one command that reads, or whose loss does no harm."""
+        with translated(doing, self.place):
+            return await self._client().execute_command(*words)
+
+    async def exist(self, doing: str, keys: Sequence[str]) -> list[bool]:
+        """Tell of each key whether it is there."""
+        if not keys:
+            return []
+        with translated(doing, self.place):
+            pipeline: Any = self._client().pipeline(transaction=False)
+            for key in keys:
+                pipeline.exists(key)
+            return [bool(found) for found in await pipeline.execute()]
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop. What comes later opens new ones."""
+        with self._mutex:
+            held = self._of.pop(asyncio.get_running_loop(), None)
+        if held is not None:
+            await held.aclose()
+
+    async def _send(self, *words: Argument) -> Any:
+        """Run what writes, and wait for replicas where that is asked for, on the same connection."""
+        client = self._client()
+        if not self.place.wait:
+            return await client.execute_command(*words)
+        pipeline: Any = client.pipeline(transaction=False)
+        pipeline.execute_command(*words)
+        pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000))
+        answer, replicas = await pipeline.execute(raise_on_error=False)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(replicas, Exception):
+            raise replicas
+        if replicas < self.place.wait:
+            raise StorageError(
+                f"written at {self.place}, but only {replicas} of {self.place.wait} replicas have it: bring them back, "
+                "or lower ?wait="
+            )
+        return answer
+
+    def _client(self) -> Any:
+        loop = asyncio.get_running_loop()
+        with self._mutex:
+            if self._process != os.getpid():  # after a fork: the connections are the parent's
+                self._process, self._of = os.getpid(), weakref.WeakKeyDictionary()
+            held = self._of.get(loop)
+            if held is None:
+                held = self._of[loop] = _Client(self.place)
+        return held.client
+
+
+class _Client:
+    """One client, closed at the end of its loop if nobody does it before."""
+
+    def __init__(self, place: RedisPlace) -> None:
+        self.client = place.connect()
+        self._keeper = self._keep()
+        with contextlib.suppress(StopIteration):
+            self._keeper.__anext__().send(None)  # runs to its `yield`, which tells the loop about it
+
+    async def _keep(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def aclose(self) -> None:
+        await self._keeper.aclose()
+
+    async def _close(self) -> None:
+        pool: Any = getattr(self.client, "connection_pool", None)
+        await self.client.aclose()
+        if (sentinels := getattr(pool, "sentinel_manager", None)) is not None:
+            await sentinels.aclose()
