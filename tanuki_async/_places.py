@@ -21,12 +21,18 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     if isinstance(place, Path):
         return FilesystemStorage(place)
     if not isinstance(place, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-        raise SettingsError(f"storage is a directory, 'file:DIR', 'memory:' or a Storage, not {place!r}")
+        raise SettingsError(f"storage is a directory, 'file:DIR', 's3://…', 'memory:' or a Storage, not {place!r}")
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()
     if scheme == "file" and colon and rest:
         return FilesystemStorage(Path(rest.removeprefix("//")))
+    if scheme == "s3" and rest.startswith("//"):
+        from tanuki_async.storage.s3 import S3Storage
+
+        return S3Storage(place)
     if "://" in place or not place or (colon and len(scheme) > 1):
-        raise SettingsError(f"storage {place!r} is of no known kind; give a directory, 'file:DIR' or 'memory:'")
+        raise SettingsError(
+            f"storage {place!r} is of no known kind; give a directory, 'file:DIR', 's3://bucket/prefix' or 'memory:'"
+        )
     return FilesystemStorage(Path(place))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import StorageError
 from tanuki_async._lines import encode_line
 from tanuki_async.abc import Appended, Storage
 from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
+from tanuki_async.storage.s3 import S3Storage
+from tests import _s3
 
 NAME = "0123abcd/PATCHES"
 
@@ -55,9 +58,16 @@ def wall() -> Wall:
     return Wall()
 
 
-@pytest.fixture(params=["memory", "filesystem"])
+MAKERS: dict[str, Callable[[Path, Clock], Storage]] = {
+    "memory": lambda _, clock: MemoryStorage(clock=clock),
+    "filesystem": lambda path, clock: FilesystemStorage(path / "data", clock=clock),
+    "s3": lambda _, clock: S3Storage(_s3.place(_s3.ministack()), session=_s3.session(), clock=clock),
+}
+
+
+@pytest.fixture(params=list(MAKERS))
 async def storage(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> AsyncIterator[Storage]:
-    made = MemoryStorage(clock=wall) if request.param == "memory" else FilesystemStorage(tmp_path / "data", clock=wall)
+    made = MAKERS[request.param](tmp_path, wall)
     await made.open()
     yield made
     await made.aclose()
@@ -239,15 +249,16 @@ async def test_closing_twice_and_opening_again_keeps_everything(storage: Storage
     assert await storage.append(NAME, [line(1), line(2)]) == Appended(1, 1)
 
 
-def test_several_event_loops_share_a_storage(tmp_path: Path) -> None:
-    for storage in (MemoryStorage(), FilesystemStorage(tmp_path / "data")):
+@pytest.mark.parametrize("kind", MAKERS)
+def test_several_event_loops_share_a_storage(tmp_path: Path, kind: str) -> None:
+    storage = MAKERS[kind](tmp_path, SYSTEM_CLOCK)
 
-        async def work(offset: int, storage: Storage = storage) -> int:
-            return (await storage.append(NAME, [line(n + offset) for n in range(50)])).written
+    async def work(offset: int) -> int:
+        return (await storage.append(NAME, [line(n + offset) for n in range(50)])).written
 
-        async def in_threads() -> list[int]:
-            return await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(offset)) for offset in range(0, 100, 25)))
+    async def in_threads() -> list[int]:
+        return await asyncio.gather(*(asyncio.to_thread(asyncio.run, work(offset)) for offset in range(0, 100, 25)))
 
-        assert sum(asyncio.run(in_threads())) == 125
-        assert asyncio.run(storage.count(NAME)) == 125
-        asyncio.run(storage.aclose())
+    assert sum(asyncio.run(in_threads())) == 125
+    assert asyncio.run(storage.count(NAME)) == 125
+    asyncio.run(storage.aclose())
