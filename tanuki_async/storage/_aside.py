@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 __all__ = ["Aside"]
 
 T = TypeVar("T")
+_forsaken: list[object] = []
 _STOPPING_SECONDS = 10.0
 
 
@@ -60,6 +61,7 @@ class Aside:
                 except BaseException:
                     loop.close()
                     raise
+                _forsaken.append(self._loop)  # of the parent process, whose sockets it must not touch
                 self._process, self._loop, self._thread = os.getpid(), loop, thread
             return self._loop
 

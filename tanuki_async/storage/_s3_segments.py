@@ -13,9 +13,9 @@ __all__ = ["LARGEST", "Head", "Segment", "cut", "mergeable"]
 
 LARGEST = 16 << 20
 """Bytes of a segment: as much is held in memory when it is read or merged. A longer line is a segment of its own."""
-_SMALL = (64 << 10, 1 << 20, LARGEST // 2)
+_TINY = 64 << 10
 _MANY = 16
-"""So many neighbours of one size are merged, so each line is written again only a few times."""
+"""So many neighbours are merged into one."""
 _LAYOUT = 1
 
 
@@ -110,14 +110,22 @@ def cut(lines: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], bytes]]:
 
 
 def mergeable(segments: Sequence[Segment]) -> Sequence[Segment]:
-    """Return the first neighbours that are many and small, and fit into one; none where all is well."""
-    for small in _SMALL:
-        begin = size = 0
-        for at, segment in enumerate((*segments, None)):
-            if segment is not None and segment.size < small and size + segment.size <= LARGEST:
-                size += segment.size
-                continue
-            if at - begin >= _MANY:
-                return segments[begin:at]
-            begin, size = (at, segment.size) if segment is not None and segment.size < small else (at + 1, 0)
+    """Return neighbours that are many and small, and fit into one; none where all is well.
+
+    An older one is taken along only if it is no larger than those after it together, or tiny: so a line is copied into
+    something about sixteen times as large each time, and only a few times in all.
+    """
+    end = len(segments)
+    while end:
+        begin, size = end, 0
+        while begin and _fits(segments[begin - 1].size, size):
+            begin -= 1
+            size += segments[begin].size
+        if end - begin >= _MANY:
+            return segments[begin:end]
+        end = begin if begin < end else end - 1
     return ()
+
+
+def _fits(older: int, newer: int) -> bool:
+    return older <= LARGEST // 2 and older + newer <= LARGEST and (not newer or older <= max(newer, _TINY))

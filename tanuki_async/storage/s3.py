@@ -26,6 +26,7 @@ _HELD = 128  # names, each with its filter
 _BATCH = 1 << 20
 _MERGING_SECONDS = 300.0
 T = TypeVar("T")
+_forsaken: list[object] = []
 logger = logging.getLogger("tanuki_async.storage")
 
 
@@ -114,6 +115,7 @@ class S3Storage(Storage):
     async def _do(self, work: Callable[[_Ready], Coroutine[Any, Any, T]]) -> T:
         """Do something with the bucket, on the loop aside. Opens where nobody did, and anew after a fork."""
         if self._aside.is_new():
+            _forsaken.append(self._ready)  # after a fork: closing its connections would close the parent's
             self._ready, self._owner, self._opening = None, f"{os.getpid()}-{secrets.token_hex(4)}", None
 
         async def do() -> T:
