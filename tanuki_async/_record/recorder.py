@@ -13,7 +13,7 @@ from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async._record.delivery import Delivery, RecorderStatistics
 from tanuki_async._record.journal import Journal
 from tanuki_async._record.spill import Spill
-from tanuki_async._record.waiting import Waiting
+from tanuki_async._record.waiting import OVERHEAD, Waiting
 from tanuki_async._record.waits import finish, first_of
 from tanuki_async.abc import Appended, Storage
 
@@ -81,8 +81,7 @@ class Recorder:
 
     def remember(self, name: str, line: bytes) -> None:
         """Queue one line. Never waits and never raises: what cannot be queued is counted as failed."""
-        waiting = self._waiting
-        size = waiting.size(line)
+        waiting, size = self._waiting, len(line) + OVERHEAD
         if not self._accepts or waiting.bytes + size > self._limit:
             self._overflow()
             return
@@ -209,7 +208,6 @@ class Recorder:
             kept = await self._spill.take(self._waiting, _GROUP_BYTES)
             if not self._waiting.queue or self._waiting.bytes <= self._spill_above:
                 self._full.clear()
-                self._refusing = False
             return kept
 
     async def _write_until(self, target: int) -> None:
@@ -232,12 +230,11 @@ class Recorder:
             if not len(self._waiting) and not self._spill.lines:
                 self._wake.clear()
         self._failing = False
+        self._refusing = self._refusing and bool(self._waiting.queue)
 
     def _take(self) -> dict[str, list[bytes]]:
         self._since = self._clock.monotonic()
-        batch = self._waiting.take(_GROUP_BYTES)
-        self._refusing = self._refusing and bool(self._waiting.queue)
-        return batch
+        return self._waiting.take(_GROUP_BYTES)
 
     async def _write_batch(self, batch: dict[str, list[bytes]]) -> None:
         writes = [self._write(name, lines) for name, lines in batch.items()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-__all__ = ["Waiting"]
+__all__ = ["OVERHEAD", "Waiting"]
 
-_OVERHEAD = 120
+OVERHEAD = 120
 """Bytes that one line takes beside its text."""
 
 
@@ -23,10 +23,6 @@ class Waiting:
     def __len__(self) -> int:
         in_flight = sum(map(len, self.in_flight.values())) if self.in_flight else 0
         return len(self.older) + len(self.queue) + len(self.spilling) + in_flight
-
-    def size(self, line: bytes) -> int:
-        """Return the bytes that a line will take."""
-        return len(line) + _OVERHEAD
 
     def has(self, wanted: str) -> bool:
         """Tell whether lines of a name are in the queue."""
@@ -77,4 +73,4 @@ class Waiting:
         return everything
 
     def _forget(self, lines: list[bytes]) -> None:
-        self.bytes -= sum(map(len, lines)) + _OVERHEAD * len(lines)
+        self.bytes -= sum(map(len, lines)) + OVERHEAD * len(lines)

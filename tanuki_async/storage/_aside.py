@@ -70,6 +70,7 @@ def _work(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
+        loop.run_until_complete(asyncio.sleep(0))  # what was asked for while it stopped becomes a task, too
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
