@@ -53,9 +53,8 @@ class Recorder:
         self._delivery = Delivery(storage, on_written, self._spill.set_aside)
         self._spill_above = math.inf if journal is None else 0 if storage.patience else queue_bytes // 2
         self._waiting = Waiting()
-        self._finished = 0  # lines that are written or refused, however they came there
+        self._finished = self._failed = 0  # lines that are written or refused; those that are lost
         self._since = 0.0  # when the first line came that waits
-        self._failed = 0
         self._accepts = False
         self._refusing = self._failing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -208,6 +207,7 @@ class Recorder:
             kept = await self._spill.take(self._waiting, _GROUP_BYTES)
             if not self._waiting.queue or self._waiting.bytes <= self._spill_above:
                 self._full.clear()
+                self._refusing = False
             return kept
 
     async def _write_until(self, target: int) -> None:
@@ -230,11 +230,12 @@ class Recorder:
             if not len(self._waiting) and not self._spill.lines:
                 self._wake.clear()
         self._failing = False
-        self._refusing = self._refusing and bool(self._waiting.queue)
 
     def _take(self) -> dict[str, list[bytes]]:
         self._since = self._clock.monotonic()
-        return self._waiting.take(_GROUP_BYTES)
+        batch = self._waiting.take(_GROUP_BYTES)
+        self._refusing = self._refusing and bool(self._waiting.queue)
+        return batch
 
     async def _write_batch(self, batch: dict[str, list[bytes]]) -> None:
         writes = [self._write(name, lines) for name, lines in batch.items()]
