@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import struct
 import time
@@ -73,10 +74,12 @@ class Log:
             while True:
                 await self._catch_up(position)
                 fresh = position.index.fresh(lines)
+                if sent is not None and (sent.lines != fresh or time.monotonic() - sent.at > _STALE):
+                    await self._take_back(sent)  # others wrote some of these meanwhile
+                    sent = None
                 if not fresh:
                     break
-                if sent is None or sent.lines != fresh or time.monotonic() - sent.at > _STALE:
-                    sent = await self._send(fresh)
+                sent = sent or await self._send(fresh)
                 if await self._commit(sent.segments):
                     position.index.feed(fresh)
                     position.lines += len(fresh)
@@ -218,6 +221,11 @@ class Log:
             segments.append(Segment.of(part, len(content)))
             await self._bucket.put(self._key(segments[-1]), content, version=ANY)
         return _Sent(lines, segments, began)
+
+    async def _take_back(self, sent: _Sent) -> None:
+        """Delete segments that no head names, nor ever will: the version that they were to follow is gone."""
+        with contextlib.suppress(StorageError):  # a sweep finds them
+            await self._bucket.delete(*map(self._key, sent.segments))
 
     async def _commit(self, segments: Sequence[Segment]) -> bool:
         """Add segments to the log, or learn what others added meanwhile."""
