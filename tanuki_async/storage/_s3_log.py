@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import struct
 import time
@@ -73,7 +74,7 @@ class Log:
             sent: _Sent | None = None
             while True:
                 await self._catch_up(position)
-                fresh = position.index.fresh(lines)
+                fresh, take_in = position.index.fresh(lines)
                 if sent is not None and (sent.lines != fresh or time.monotonic() - sent.at > _STALE):
                     await self._take_back(sent)  # others wrote some of these meanwhile
                     sent = None
@@ -81,7 +82,7 @@ class Log:
                     break
                 sent = sent or await self._send(fresh)
                 if await self._commit(sent.segments):
-                    position.index.feed(fresh)
+                    take_in()
                     position.lines += len(fresh)
                     break
             return Appended(len(fresh), len(lines) - len(fresh))
@@ -143,7 +144,7 @@ class Log:
         if position is None or position.lines == self._saved or not isinstance(position.index, Filter):
             return
         lines, head = position.lines, _SAVED.pack(_MAGIC, position.id.encode(), position.lines, 0)[:-4]
-        blob = b"".join((head, struct.pack("<I", zlib.crc32(head)), position.index.bloom.to_bytes()))
+        blob = b"".join((head, struct.pack("<I", zlib.crc32(head)), *position.index.bloom.dump()))
         try:
             await self._bucket.put(f"filters/{self._name}.bloom", blob, version=ANY)
             self._saved = lines
@@ -190,7 +191,7 @@ class Log:
                 head = found.content[: _SAVED.size]
                 magic, id_, lines, checksum = _SAVED.unpack(head)
                 if magic == _MAGIC and checksum == zlib.crc32(head[:-4]):
-                    bloom = Bloom.from_bytes(memoryview(found.content)[_SAVED.size :])
+                    bloom = Bloom.load(io.BytesIO(memoryview(found.content)[_SAVED.size :]))
                     return _Position(Filter(bloom), id_.decode(), lines)
             except (struct.error, BloomError, ValueError):
                 logger.info("the saved filter of %s is of no use: it is built anew", self._name)
