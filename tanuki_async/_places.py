@@ -13,6 +13,8 @@ from tanuki_async.abc import Storage
 if TYPE_CHECKING:
     from tanuki_async._pool.shared import SharedLimits
 
+_KNOWN = "a directory, 'file:DIR', 'memory:', 'redis://HOST' or 's3://BUCKET/PREFIX'"
+
 
 def open_place(place: Storage | str | Path | None) -> Storage:
     """Make the Storage that is meant. Nothing is opened or created yet."""
@@ -28,9 +30,7 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     if isinstance(place, Path):
         return FilesystemStorage(place)
     if not isinstance(place, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-        raise SettingsError(
-            f"storage is a directory, 'file:DIR', 'memory:', 'redis://HOST' or a Storage, not {place!r}"
-        )
+        raise SettingsError(f"storage is {_KNOWN}, or a Storage, not {place!r}")
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()
@@ -38,10 +38,12 @@ def open_place(place: Storage | str | Path | None) -> Storage:
         return FilesystemStorage(Path(rest.removeprefix("//")))
     if scheme in SCHEMES and rest.startswith("//"):
         return RedisStorage(place)
+    if scheme == "s3" and rest.startswith("//"):
+        from tanuki_async.storage.s3 import S3Storage
+
+        return S3Storage(place)
     if "://" in place or not place or (colon and len(scheme) > 1):
-        raise SettingsError(
-            f"storage {_without_login(place)!r} is of no known kind; give a directory, 'file:DIR', 'memory:' or 'redis://HOST'"
-        )
+        raise SettingsError(f"storage {_without_login(place)!r} is of no known kind; give {_KNOWN}")
     return FilesystemStorage(Path(place))
 
 

@@ -27,6 +27,7 @@ from tanuki_async._hedge import Hedger
 from tanuki_async._library import Library
 from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import Pool, PoolStatistics
+from tanuki_async._record.journal import journal_for
 from tanuki_async._record.recorder import Recorder, RecorderStatistics
 from tanuki_async._settings import Settings, SettingsKeywords, build
 from tanuki_async._teachers import Teachers
@@ -92,6 +93,7 @@ class Tanuki:
             queue_bytes=self.settings.queue_bytes,
             clock=clock,
             on_written=self.library.written,
+            journal=journal_for(self._storage.address, self.settings.journal),
             grace=min(10.0, 0.9 * self.settings.close_timeout),  # it says what is lost before it is cut short
         )
 

@@ -40,6 +40,7 @@ class SettingsKeywords(TypedDict, total=False):
     verify: ssl.SSLContext | str | os.PathLike[str] | None
     flush_interval: float
     queue_bytes: int
+    journal: str | Path | None
     min_agreement: float
     audit_rate: float
     close_timeout: float
@@ -71,6 +72,9 @@ class Settings:
     authorities. None takes SSL_CERT_FILE or SSL_CERT_DIR, then the authorities that certifi knows."""
     flush_interval: float = 0.05
     queue_bytes: int = 64 * 2**20
+    """Of what waits in memory for storage; from half of that on, it waits in the journal."""
+    journal: str | Path | None = None
+    """The directory of the local journal; None takes TANUKI_JOURNAL_DIR, then the user's directory for state."""
     min_agreement: float = 0.9
     audit_rate: float = 0.02
     close_timeout: float = 30.0

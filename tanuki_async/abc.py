@@ -235,6 +235,11 @@ class Storage(ABC):
     processes and event loops at once. `open` before use; `aclose` may be called twice.
     """
 
+    address: str | None = None
+    """What names this place to all processes on a machine, without secrets; None: lines never wait for it on disk."""
+    patience: float = 0.0
+    """Seconds that lines may wait in a local journal, so that one write carries many; where each write costs money."""
+
     @abstractmethod
     async def open(self) -> None:
         """Make ready, creating what is missing. Raises StorageError when the place cannot be used."""

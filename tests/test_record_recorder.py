@@ -140,7 +140,7 @@ async def test_flush_does_not_wait_for_what_comes_later(storage: Moody) -> None:
     recorder.remember(NAME, line(1))
     async with asyncio.timeout(1):
         await recorder.flush()
-    recorder._on_written = None
+    recorder._delivery._on_written = None
     await recorder.aclose()
 
 
@@ -391,7 +391,7 @@ async def test_cancelled_at_any_moment_nothing_is_lost_or_written_twice(tmp_path
     assert await storage.count(NAME) == 150
     assert [await storage.count(f"{NAME}-{n}") for n in range(3)] == [50, 50, 50]
     assert counts(recorder)[0] == counts(recorder)[3] == 0
-    assert recorder._bytes == 0
+    assert recorder._waiting.bytes == 0
     await storage.aclose()
 
 

@@ -302,7 +302,7 @@ async def test_a_directory_that_cannot_be_used_does_not_fail_a_call_of_the_defau
     assert await echo("x") == "x"
     with pytest.raises(StorageError):
         await tanuki.flush()
-    current()._recorder._queue.clear()  # so that the end of this test's loop has nothing to wait for
+    current()._recorder._waiting.give_up()  # so that the end of this test's loop has nothing to wait for
 
 
 # Explicit ones

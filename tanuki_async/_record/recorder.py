@@ -5,39 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import NotOpenError, StorageError
+from tanuki_async._record.delivery import Delivery, RecorderStatistics
+from tanuki_async._record.journal import Journal
+from tanuki_async._record.spill import Spill
+from tanuki_async._record.waiting import OVERHEAD, Waiting
+from tanuki_async._record.waits import finish, first_of
 from tanuki_async.abc import Appended, Storage
 
 __all__ = ["Recorder", "RecorderStatistics"]
 
-_OVERHEAD = 120  # bytes that one queued line takes beside its text
 _GROUP_BYTES = 4 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 logger = logging.getLogger("tanuki_async.record")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecorderStatistics:
-    """Lines, since the recorder was made. `queued` waits now; `spilled` waits in a local journal; `failed` is lost."""
-
-    queued: int
-    written: int
-    deduplicated: int
-    spilled: int
-    failed: int
-
-
 class Recorder:
     """Writes what it is given, in the order of each name, within `flush_interval` seconds while storage is up.
 
-    The queue is bounded by `queue_bytes`; above that, new lines are dropped and counted. While storage fails, lines
-    wait and are tried again after growing pauses. Belongs to the event loop on which it was started. Appending twice
-    does no harm, as storage leaves out what it has: whatever is interrupted is simply written again.
+    A storage with patience, whose writes cost money, is written to when there is enough, or after its patience; until
+    then lines wait in the journal, within `flush_interval`. The queue is bounded by `queue_bytes`; from half of that
+    on, what is oldest goes to the journal. Where there is none, or it fails too, new lines are dropped and counted.
+    While storage fails, lines wait and are tried again after growing pauses. Belongs to the event loop on which it was
+    started. Appending twice does no harm, as storage leaves out what it has: what is interrupted is written again.
     """
 
     def __init__(
@@ -49,45 +43,50 @@ class Recorder:
         clock: Clock = SYSTEM_CLOCK,
         on_written: Callable[[str, int], None] | None = None,
         grace: float = 10.0,
+        journal: Journal | None = None,
     ) -> None:
-        self._storage, self._clock, self._on_written = storage, clock, on_written
+        self._clock = clock
         self._gather = 0.4 * flush_interval  # the rest is for the disk
+        self._patience = storage.patience or self._gather
         self._limit, self._grace = queue_bytes, grace
-        self._queue: deque[tuple[str, bytes]] = deque()
-        self._in_flight: dict[str, list[bytes]] = {}
-        self._bytes = 0  # of both
-        self._taken = 0  # lines that left the queue for good
-        self._since = 0.0  # when the queue's first line came
-        self._written = self._deduplicated = self._spilled = self._failed = 0
+        self._spill = Spill(journal)
+        self._delivery = Delivery(storage, on_written, self._spill.set_aside)
+        self._spill_above = math.inf if journal is None else 0 if storage.patience else queue_bytes // 2
+        self._waiting = Waiting()
+        self._finished = self._failed = 0  # lines that are written or refused; those that are lost
+        self._since = 0.0  # when the first line came that waits
         self._accepts = False
         self._refusing = self._failing = False
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Recorder {'open' if self._accepts else 'closed' if self._task else 'new'}, {self.statistics()}>"
+        return f"<Recorder {'open' if self._accepts else 'closed' if self._tasks else 'new'}, {self.statistics()}>"
 
     def start(self) -> None:
         """Begin to accept and to write, on the running event loop. Harmless when started already."""
         if self._accepts:
             return
-        if self._task is not None:
+        if self._tasks:
             raise NotOpenError("this recorder was closed: make a new one")
-        self._wake = asyncio.Event()
+        self._wake, self._full, self._ripe = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._turn = asyncio.Lock()  # held while storage works, so that lines of one name stay in order
+        self._moving = asyncio.Lock()  # held while lines go to the journal, so that none overtakes them
         self._accepts = True
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._work(), name="tanuki_async recorder")
+        self._tasks = [asyncio.create_task(self._work(), name="tanuki_async recorder")]
+        if self._spill.exists:
+            self._tasks.append(asyncio.create_task(self._work_on_journal(), name="tanuki_async recorder's journal"))
 
     def remember(self, name: str, line: bytes) -> None:
         """Queue one line. Never waits and never raises: what cannot be queued is counted as failed."""
-        size = len(line) + _OVERHEAD
-        if not self._accepts or self._bytes + size > self._limit:
+        waiting, size = self._waiting, len(line) + OVERHEAD
+        if not self._accepts or waiting.bytes + size > self._limit:
             self._overflow()
             return
-        self._bytes += size
-        self._queue.append((name, line))
-        if len(self._queue) == 1:
+        waiting.bytes += size
+        waiting.queue.append((name, line))
+        if len(waiting.queue) == 1 or waiting.bytes > self._spill_above:
             self._rouse()
 
     async def keep(self, name: str, lines: Sequence[bytes], *, latest: bool = True) -> Appended:
@@ -95,17 +94,17 @@ class Recorder:
         if not self._accepts:
             raise StorageError("nothing can be kept now: the recorder was not started, or was closed")
         async with self._turn:
-            if any(queued == name for queued, _ in self._queue):
-                await self._write_all(self._taken + len(self._queue))
-            return self._settle(name, await self._append(name, lines, latest=latest))
+            if self._waiting.has(name):
+                await self._write_until(self._finished + len(self._waiting) + self._spill.lines)
+            return await self._delivery.append(name, lines, latest=latest)
 
     async def flush(self) -> None:
-        """Wait until all that was remembered so far is durable. Raises StorageError after one attempt that fails."""
+        """Wait until all that was remembered so far is in storage. Raises StorageError after one attempt that fails."""
         if not self._accepts:
             return
-        target = self._taken + len(self._queue)  # what is in flight counts as taken, and again if it comes back
+        target = self._finished + len(self._waiting) + self._spill.lines
         async with self._turn:
-            await self._write_all(target)
+            await self._write_until(target)
 
     async def aclose(self) -> None:
         """Write what is queued, then stop. Safe to call twice, and while being cancelled; gives up after `grace`."""
@@ -119,7 +118,7 @@ class Recorder:
         import anyio
 
         with anyio.CancelScope(shield=True):  # against its own kind of cancellation; below against asyncio's
-            await _finish(self._closing, self._grace + 1)
+            await finish(self._closing, self._grace + 1)
 
     async def _close_elsewhere(self) -> None:
         if self._loop.is_running():
@@ -129,44 +128,49 @@ class Recorder:
     async def drain_elsewhere(self) -> None:
         """Write what is left after the recorder's own loop died without closing it. Runs on any event loop."""
         self._accepts = False
-        for name in list(self._in_flight):
-            self._restore(name)
-        while self._queue:
-            for name, lines in self._take().items():
-                try:
-                    self._settle(name, await self._append(name, lines), lines)
-                except StorageError as error:
+        left = self._waiting.give_up()
+        if self._spill.lines and self._spill.add_now(left):  # behind what waits there
+            left = []
+        for name in dict(left):
+            lines = [line for of, line in left if of == name]
+            try:
+                await self._delivery.deliver(name, lines)
+            except StorageError as error:
+                if not self._spill.add_now([(name, line) for line in lines]):
                     self._give_up(len(lines), error)
-                    del self._in_flight[name]
+        self._spill.close_now()
 
     def statistics(self) -> RecorderStatistics:
         """Count what happened so far."""
         return RecorderStatistics(
-            queued=len(self._queue) + sum(map(len, self._in_flight.values())),
-            written=self._written,
-            deduplicated=self._deduplicated,
-            spilled=self._spilled,
-            failed=self._failed,
+            queued=len(self._waiting),
+            written=self._delivery.written,
+            deduplicated=self._delivery.deduplicated,
+            spilled=self._spill.lines,
+            failed=self._failed + self._delivery.failed,
         )
 
     def _overflow(self) -> None:
-        """Drop one line. A local journal would take it here, and count it as spilled."""
         self._failed += 1
         if not self._refusing:
             self._refusing = True
             why = "its queue is full" if self._accepts else "it is not open"
-            logger.error("the recorder drops examples: %s (%d bytes queued)", why, self._bytes)
+            logger.error("the recorder drops examples: %s (%d bytes queued)", why, self._waiting.bytes)
 
     def _rouse(self) -> None:
-        self._since = self._clock.monotonic()
         with contextlib.suppress(RuntimeError):  # the loop is gone: drain_elsewhere finds the line
-            self._wake.set()
+            if not self._wake.is_set():
+                self._since = self._clock.monotonic()
+                self._wake.set()
+            if self._waiting.bytes > self._spill_above:
+                self._full.set()
 
     async def _work(self) -> None:
+        """Write what is due, again and again."""
         pause = _FIRST_PAUSE
         while True:
             await self._wake.wait()
-            await self._clock.sleep(max(self._since + self._gather - self._clock.monotonic(), 0))
+            await self._until_due()
             try:
                 await self.flush()
                 pause = _FIRST_PAUSE
@@ -176,74 +180,85 @@ class Recorder:
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
-    async def _write_all(self, target: int) -> None:
-        """Write until `target` lines have left the queue. The turn is held."""
-        while self._taken < target and self._queue:
-            writes = [self._write(name, lines) for name, lines in self._take().items()]
-            results = [await writes[0]] if len(writes) == 1 else await asyncio.gather(*writes)
-            if errors := [error for error in results if error]:
-                self._report(errors[0])
-                raise errors[0]
+    async def _until_due(self) -> None:
+        """Wait until the first line has waited for long enough, or there is enough for one good write."""
+        wait = max(self._since + self._patience - self._clock.monotonic(), 0)
+        if self._patience == self._gather:
+            await self._clock.sleep(wait)
+            return
+        await first_of(self._clock.sleep(wait), self._ripe.wait())
+        self._ripe.clear()
+
+    async def _work_on_journal(self) -> None:
+        """Move lines from memory to the journal: all of them for a storage with patience, else when they are many."""
+        if await self._spill.adopt():
+            self._rouse()
+        while True:
+            await self._full.wait()
+            if not self._spill_above:
+                await self._clock.sleep(self._gather)
+            if not await self._move_to_journal():
+                await self._clock.sleep(_LONGEST_PAUSE if self._spill_above else 1.0)
+            if self._spill.is_full:
+                self._ripe.set()
+
+    async def _move_to_journal(self) -> bool:
+        async with self._moving:
+            kept = await self._spill.take(self._waiting, _GROUP_BYTES)
+            if not self._waiting.queue or self._waiting.bytes <= self._spill_above:
+                self._full.clear()
+                self._refusing = False
+            return kept
+
+    async def _write_until(self, target: int) -> None:
+        """Write until so many lines are finished, the oldest first. The turn is held."""
+        try:
+            while self._finished < target:
+                async with self._moving:  # only to choose: the journal must take lines while storage hangs
+                    from_journal = bool(self._spill.lines) and not self._waiting.older
+                    batch = {} if from_journal else self._take()
+                if from_journal:
+                    self._finished += await self._spill.drain(self._delivery)
+                elif batch:
+                    await self._write_batch(batch)
+                else:
+                    break
+        except StorageError as error:
+            self._report(error)
+            raise
+        finally:
+            if not len(self._waiting) and not self._spill.lines:
+                self._wake.clear()
         self._failing = False
 
     def _take(self) -> dict[str, list[bytes]]:
-        """Move up to a group's bytes from the queue into flight, by name."""
-        queue, size = self._queue, 0
-        while queue and size < _GROUP_BYTES:
-            name, line = queue.popleft()
-            self._in_flight.setdefault(name, []).append(line)
-            self._taken += 1
-            size += len(line)
-        if queue:
-            self._since = self._clock.monotonic()
-        else:
-            self._refusing = False
-            self._wake.clear()
-        return dict(self._in_flight)
+        self._since = self._clock.monotonic()
+        batch = self._waiting.take(_GROUP_BYTES)
+        self._refusing = self._refusing and bool(self._waiting.queue)
+        return batch
+
+    async def _write_batch(self, batch: dict[str, list[bytes]]) -> None:
+        writes = [self._write(name, lines) for name, lines in batch.items()]
+        for error in [await writes[0]] if len(writes) == 1 else await asyncio.gather(*writes):
+            if error is not None:
+                raise error
 
     async def _write(self, name: str, lines: list[bytes]) -> StorageError | None:
         try:
-            appended = await self._append(name, lines)
-        except StorageError as error:
-            self._restore(name)
-            return error
-        except BaseException:  # cancelled: whether it was written is unknown, and writing it again does no harm
-            self._restore(name)
+            await self._delivery.deliver(name, lines)
+        except BaseException as error:  # where cancelled, it may be written: writing it again does no harm
+            self._waiting.restore(name, journal=bool(self._spill.lines))
+            if isinstance(error, StorageError):
+                return error
             raise
-        self._settle(name, appended, lines)
+        self._waiting.finish(name)
+        self._finished += len(lines)
         return None
-
-    async def _append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
-        try:
-            return await self._storage.append(name, lines, latest=latest)
-        except StorageError:
-            raise
-        except Exception as error:  # a storage of the user's may raise anything; it must not end the recorder
-            raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
-
-    def _restore(self, name: str) -> None:
-        lines = self._in_flight.pop(name, [])  # none when its loop died and they were drained elsewhere
-        self._queue.extendleft((name, line) for line in reversed(lines))
-        self._taken -= len(lines)
-        self._rouse()
-
-    def _settle(self, name: str, appended: Appended, queued: Sequence[bytes] = ()) -> Appended:
-        if queued:
-            del self._in_flight[name]
-            self._bytes -= sum(map(len, queued)) + _OVERHEAD * len(queued)
-        self._written += appended.written
-        self._deduplicated += appended.duplicates
-        if appended.written and self._on_written is not None:
-            try:
-                self._on_written(name, appended.written)
-            except Exception:  # whoever listens may fail; what is written is written
-                logger.exception("a listener failed after %d examples of %s were written", appended.written, name)
-        return appended
 
     def _report(self, error: StorageError) -> None:
         if not self._failing:
             self._failing = True
-            logger.warning("%d examples wait, as storage fails: %s", self.statistics().queued, error)
+            logger.warning("%d examples wait, as storage fails: %s", len(self._waiting) + self._spill.lines, error)
 
     def _give_up(self, lines: int, error: object) -> None:
         self._failed += lines
@@ -259,12 +274,18 @@ class Recorder:
                     await self._drain()
                 break
         self._accepts = False
-        if left := self.statistics().queued:
-            self._give_up(left, f"nothing could be written for {self._grace:g} s")
-        self._queue.clear()
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=1)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._leave(self._waiting.give_up())
+        await self._spill.close()
+
+    async def _leave(self, left: list[tuple[str, bytes]]) -> None:
+        """Keep what could not be written for the next process, where there is a journal."""
+        if left and not await self._spill.add(left):
+            self._give_up(len(left), f"nothing could be written for {self._grace:g} s")
+        if lines := self._spill.lines:
+            logger.warning("%d examples wait in the local journal for the next process that uses this storage", lines)
 
     async def _drain(self) -> None:
         """Flush at least once, so that whoever keeps something now has done so, until nothing is left."""
@@ -272,24 +293,8 @@ class Recorder:
         while True:
             try:
                 await self.flush()
-                if not self._queue:
+                if not len(self._waiting) and not self._spill.lines:
                     return
             except StorageError:
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
-
-
-async def _finish(task: asyncio.Task[None], seconds: float) -> None:
-    """Wait for a task that ends by itself, whoever cancels the waiter meanwhile; then pass the cancellation on."""
-    cancelled: asyncio.CancelledError | None = None
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not task.done() and loop.time() < deadline:
-        try:
-            await asyncio.wait({task}, timeout=deadline - loop.time())
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if task.done() and not task.cancelled():
-        task.result()
-    if cancelled is not None:
-        raise cancelled

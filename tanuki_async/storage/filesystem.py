@@ -43,6 +43,7 @@ class FilesystemStorage(Storage):
 
     def __init__(self, path: str | os.PathLike[str], *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.path = Path(path).expanduser().absolute()
+        self.address = f"file:{self.path}"
         self._clock = clock
         self._mutex = threading.Lock()
         self._process = os.getpid()

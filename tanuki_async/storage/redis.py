@@ -35,6 +35,7 @@ class RedisStorage(Storage):
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self.place = RedisPlace.parse(url)
+        self.address = f"{self.place} {self.place.prefix}"  # where lines wait on this machine while it is down
         self._clients = Clients(self.place)
         self._clock = clock
         self._listed: set[str] = set()  # names that are in the list of names

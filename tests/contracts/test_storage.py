@@ -18,6 +18,8 @@ from tanuki_async.abc import Appended, Storage
 from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.storage.redis import RedisStorage
+from tanuki_async.storage.s3 import S3Storage
+from tests import _s3
 
 NAME = "0123abcd/PATCHES"
 
@@ -86,6 +88,7 @@ Made = Callable[..., Storage]
         "filesystem",
         "redis_url",
         "cluster_url",
+        "s3",
         pytest.param("sentinel_url", marks=pytest.mark.campaign),
     ]
 )
@@ -95,6 +98,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
         return MemoryStorage
     if request.param == "filesystem":
         return partial(FilesystemStorage, tmp_path / "data")
+    if request.param == "s3":
+        return partial(S3Storage, _s3.place(_s3.ministack()), session=_s3.session())
     pytest.importorskip("redis.asyncio.sentinel")
     url = request.getfixturevalue(request.param)
     return partial(RedisStorage, f"{url}{'&' if '?' in url else '?'}prefix={uuid.uuid4().hex}")

@@ -1,0 +1,348 @@
+"""The local journal: what waits there is durable, in order, found by the next process, and written once."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tanuki_async._errors import StorageError
+from tanuki_async._record import journal as journal_module
+from tanuki_async._record.journal import Journal, journal_for
+from tanuki_async._record.recorder import Recorder
+from tanuki_async.abc import Appended
+from tanuki_async.storage.memory import MemoryStorage
+from tanuki_async.testing import FakeClock
+
+NAME = "0123abcd/PATCHES"
+
+
+class Moody(MemoryStorage):
+    """Memory that fails or hangs as told, and may be patient."""
+
+    def __init__(self, patience: float = 0.0) -> None:
+        super().__init__()
+        self.patience = patience
+        self.asked: list[int] = []
+        self.refuses: Callable[[str, bytes], bool] = lambda name, line: False
+        self.up = True
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        self.asked.append(len(lines))
+        await self.free.wait()
+        if not self.up or any(self.refuses(name, line) for line in lines):
+            raise StorageError("no disk")
+        return await super().append(name, lines, latest=latest)
+
+    async def all(self, name: str = NAME) -> list[bytes]:
+        return [line async for batch in self.scan(name) for line in batch]
+
+
+def lines_of(count: int, size: int = 10) -> list[bytes]:
+    return [b"%d" % n + b"x" * size for n in range(count)]
+
+
+async def started(
+    storage: Moody, path: Path, clock: FakeClock | None = None, *, queue_bytes: int = 20_000, grace: float = 0.05
+) -> Recorder:
+    recorder = Recorder(
+        storage,
+        clock=clock or FakeClock(),
+        queue_bytes=queue_bytes,
+        grace=grace,
+        journal=Journal(path, "somewhere"),
+    )
+    recorder.start()
+    await until(lambda: recorder._spill.adopted)
+    return recorder
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110 — a thread makes it true
+            await asyncio.sleep(0.001)
+
+
+def test_lines_come_back_in_order_by_name(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "somewhere")
+    journal.add([("a", b"1"), ("b", b"2\n"), ("a", b"3")])
+    journal.add([("a", b"")])
+    assert journal.lines == 4
+    assert journal.oldest() == {"a": [b"1", b"3", b""], "b": [b"2\n"]}
+    assert (journal.done(), journal.lines, journal.oldest(), journal.done()) == (4, 0, {}, 0)
+    journal.close()
+    assert list(journal.path.iterdir()) == []
+
+
+def test_what_is_added_while_the_oldest_is_written_follows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "somewhere")
+    journal.add([("a", b"1")])
+    assert journal.oldest() == {"a": [b"1"]}
+    journal.add([("a", b"2")])
+    assert journal.done() == 1
+    assert journal.oldest() == {"a": [b"2"]}
+
+
+def test_the_next_process_takes_over_what_one_left_but_not_from_one_that_lives(tmp_path: Path) -> None:
+    first, second = Journal(tmp_path, "somewhere"), Journal(tmp_path, "somewhere")
+    elsewhere = Journal(tmp_path, "elsewhere")
+    first.add([("a", b"1")])
+    assert second.adopt() == 0
+    first.close()
+    assert elsewhere.adopt() == 0
+    second.add([("a", b"0")])
+    assert second.adopt() == 1
+    assert [second.oldest(), second.done(), second.oldest()] == [{"a": [b"0"]}, 1, {"a": [b"1"]}]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:-1] + b"?", lambda b: b + b"\0" * 40, lambda b: b + b"z"]
+)
+def test_a_torn_end_hides_nothing_before_it(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    first = Journal(tmp_path, "somewhere")
+    first.add([("a", b"one"), ("a", b"two"), ("a", b"three")])
+    first.close()
+    (file,) = first.path.glob("*/*.lines")
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    second = Journal(tmp_path, "somewhere")
+    second.adopt()
+    kept = second.oldest()["a"]
+    assert kept == [b"one", b"two", b"three"][: 3 if len(damage(whole)) > len(whole) else 2]
+
+
+def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def torn(descriptor: int, content: bytes) -> None:
+        os.write(descriptor, content[:9])
+        raise OSError(errno.ENOSPC, "full")
+
+    journal = Journal(tmp_path, "somewhere")
+    journal.add([("a", b"1")])
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "write_all", torn)
+        with pytest.raises(StorageError, match="disk is full"):
+            journal.add([("a", b"2")])
+    journal.add([("a", b"3")])
+    journal.close()
+    again = Journal(tmp_path, "somewhere")
+    assert again.adopt() == 2
+    assert [again.oldest(), again.done(), again.oldest()] == [{"a": [b"1"]}, 1, {"a": [b"3"]}]
+
+
+def test_a_storage_without_an_address_has_no_journal(tmp_path: Path) -> None:
+    assert journal_for(None, tmp_path) is None
+    assert journal_for("file:/x", tmp_path) is not None
+
+
+async def test_above_half_the_bound_lines_wait_on_disk_and_none_is_dropped(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(), lines_of(2000)
+    storage.up = False
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+        if recorder._waiting.bytes > 15_000:
+            await until(lambda: recorder._waiting.bytes <= 10_000)
+    numbers = recorder.statistics()
+    assert (numbers.failed, numbers.written) == (0, 0)
+    assert numbers.spilled > 1000
+    assert numbers.spilled + numbers.queued == 2000
+    storage.up = True
+    await recorder.flush()
+    assert await storage.all() == lines
+    assert recorder.statistics().spilled == recorder.statistics().deduplicated == 0
+    await recorder.aclose()
+
+
+async def test_order_holds_though_storage_hung_while_lines_went_to_disk(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(), lines_of(300)
+    recorder = await started(storage, tmp_path, clock)
+    storage.free.clear()
+    for line in lines[:20]:
+        recorder.remember(NAME, line)
+    flushing = asyncio.create_task(recorder.flush())
+    await until(lambda: bool(storage.asked))
+    for line in lines[20:120]:
+        recorder.remember(NAME, line)
+    await until(lambda: recorder.statistics().spilled > 50)
+    storage.up = False
+    storage.free.set()
+    with pytest.raises(StorageError):
+        await flushing
+    storage.up = True
+    for line in lines[120:]:
+        recorder.remember(NAME, line)
+        if recorder._waiting.bytes > 15_000:
+            await until(lambda: recorder._waiting.bytes <= 10_000)
+    await recorder.flush()
+    assert await storage.all() == lines
+    assert recorder.statistics().deduplicated == 0
+    await recorder.aclose()
+
+
+async def test_a_patient_storage_gets_one_write_of_what_was_durable_at_once(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(patience=5.0), lines_of(60)
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+        await clock.advance(0.05)
+        await until(lambda: recorder.statistics().queued == 0)
+    assert storage.asked == []
+    assert recorder.statistics().spilled == 60
+    await clock.advance(2.1)
+    await until(lambda: recorder.statistics().written == 60)
+    assert storage.asked == [60]
+    assert await storage.all() == lines
+    await recorder.aclose()
+
+
+async def test_a_patient_storage_does_not_wait_when_there_is_much(tmp_path: Path, clock: FakeClock) -> None:
+    storage = Moody(patience=3600.0)
+    recorder = await started(storage, tmp_path, clock, queue_bytes=64 << 20)
+    for line in lines_of(30, 50_000):
+        recorder.remember(NAME, line)
+    await clock.advance(0.05)
+    await until(lambda: recorder.statistics().written == 30)
+    await recorder.aclose()
+
+
+async def test_what_cannot_be_written_at_the_end_is_found_by_the_next(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Moody()
+    storage.up = False
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines_of(3):
+        recorder.remember(NAME, line)
+    await recorder.aclose()
+    assert recorder.statistics().failed == 0
+    assert "3 examples wait in the local journal" in caplog.text
+    storage.up = True
+    after = await started(storage, tmp_path, clock)
+    await until(lambda: after.statistics().spilled == 3)
+    await after.flush()
+    assert await storage.all() == lines_of(3)
+    await after.aclose()
+    assert list(after._spill._journal.path.iterdir()) == []
+
+
+async def test_where_the_journal_fails_too_lines_are_dropped_and_counted(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    storage = Moody()
+    storage.up = False
+    recorder = await started(storage, tmp_path / "file", clock)
+    for line in lines_of(1000):
+        recorder.remember(NAME, line)
+    await until(lambda: "cannot wait in the local journal" in caplog.text)
+    numbers = recorder.statistics()
+    assert (numbers.spilled, numbers.queued + numbers.failed) == (0, 1000)
+    storage.up = True
+    await recorder.flush()
+    assert recorder.statistics().written == numbers.queued
+    await recorder.aclose()
+
+
+async def test_a_record_that_storage_refuses_for_ever_is_set_aside_and_the_others_are_written(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage, lines = Moody(), lines_of(100)
+    storage.refuses = lambda name, line: line in (lines[0], lines[57])
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+    for _ in range(5):
+        await asyncio.gather(recorder.flush(), return_exceptions=True)
+    numbers = recorder.statistics()
+    assert (numbers.queued, numbers.written, numbers.failed) == (0, 98, 2)
+    refused = [json.loads(line) for line in (recorder._spill._journal.path / "refused.jsonl").read_text().splitlines()]
+    assert [(each["name"], each["line"], each["why"]) for each in refused] == [
+        (NAME, lines[0].decode(), "no disk"),
+        (NAME, lines[57].decode(), "no disk"),
+    ]
+    assert str(tmp_path) in caplog.text
+    await recorder.aclose()
+
+
+async def test_a_lone_refused_record_is_set_aside_once_storage_takes_others(tmp_path: Path, clock: FakeClock) -> None:
+    storage = Moody()
+    storage.refuses = lambda name, line: name == "bad"
+    recorder = await started(storage, tmp_path, clock)
+    recorder.remember("bad", b"x")
+    for n in range(5):
+        recorder.remember(NAME, b"%d" % n)
+        await asyncio.gather(recorder.flush(), return_exceptions=True)
+    assert (recorder.statistics().written, recorder.statistics().failed) == (5, 1)
+    await recorder.aclose()
+
+
+async def test_storage_that_is_down_for_long_makes_nobody_set_lines_aside(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Moody()
+    storage.up = False
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines_of(50):
+        recorder.remember(NAME, line)
+    await clock.advance(3600)
+    assert len(storage.asked) < 1000
+    storage.up = True
+    await clock.advance(31)
+    assert await storage.all() == lines_of(50)
+    assert recorder.statistics().failed == 0
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    await recorder.aclose()
+
+
+KILLED = """
+import asyncio, sys, os, signal
+from tanuki_async._record.journal import Journal
+from tanuki_async._record.recorder import Recorder
+from tanuki_async.storage.memory import MemoryStorage
+
+class Patient(MemoryStorage):
+    patience = 3600.0
+
+async def main():
+    recorder = Recorder(Patient(), journal=Journal(__import__("pathlib").Path(sys.argv[1]), "somewhere"))
+    recorder.start()
+    for n in range(200):
+        recorder.remember("a", b"%d" % n)
+        await asyncio.sleep(0)
+    while recorder.statistics().spilled < 200:
+        await asyncio.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_left_is_written_once(
+    tmp_path: Path, clock: FakeClock, subprocess_env: dict[str, str]
+) -> None:
+    run = asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", KILLED, str(tmp_path)], env=subprocess_env, timeout=30
+    )
+    assert (await run).returncode == -signal.SIGKILL
+    storage = Moody()
+    recorder = await started(storage, tmp_path, clock)
+    await until(lambda: recorder.statistics().spilled == 200)
+    await recorder.flush()
+    assert await storage.all("a") == [b"%d" % n for n in range(200)]
+    await recorder.aclose()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
