@@ -171,7 +171,7 @@ class Library:
         self._save_tallies_now_and_then()
         if not options.ignore_finetuning:
             desk.apprentice = await self._distiller.watch(self.task(desk))
-        await self._put_card(spec)
+        await put_card(self._storage, spec, self._clock)
 
     async def _recall_answers(self, desk: Desk, answers: Answers) -> None:
         """Keep the latest answers of the teachers that still are. Those given since then stay the later ones."""
@@ -230,20 +230,6 @@ class Library:
             bench=None if spec.embedding else Bench(desk, self._find, self._http),
         )
         return task if spec.embedding is None else of_pairs(task, desk, self._storage)
-
-    async def _put_card(self, spec: FunctionSpec) -> None:
-        key = card_key(spec.hash)
-        if await self._storage.get(key) is None:
-            card = Card(
-                name=spec.name,
-                qualname=spec.qualname,
-                module=spec.module,
-                signature=spec.signature,
-                doc=spec.doc,
-                hash=spec.hash,
-                first_seen=timestamp(self._clock.now()),
-            )
-            await self._storage.put(key, card.to_json(), version=None)
 
     def lesson(self, lesson: Lesson) -> Iterator[tuple[PatchedFunction, str, bytes]]:
         """Return the lines that a lesson leaves behind, and the dataset of each."""
@@ -310,6 +296,22 @@ def _stamped(example: Example, at: str) -> bytes:
     import dataclasses
 
     return encode_example(dataclasses.replace(example, at=at))
+
+
+async def put_card(storage: Storage, spec: FunctionSpec, clock: Clock) -> None:
+    """Keep what a function looks like beside its data, unless that was done before."""
+    key = card_key(spec.hash)
+    if await storage.get(key) is None:
+        card = Card(
+            name=spec.name,
+            qualname=spec.qualname,
+            module=spec.module,
+            signature=spec.signature,
+            doc=spec.doc,
+            hash=spec.hash,
+            first_seen=timestamp(clock.now()),
+        )
+        await storage.put(key, card.to_json(), version=None)
 
 
 async def read_tally(storage: Storage, function_hash: str, environment_id: int) -> Tally:

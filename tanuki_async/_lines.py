@@ -30,6 +30,7 @@ def encode_line(
     repaired: bool,
     model: str | None,
     at: str,
+    redacted: bool = False,
 ) -> bytes:
     """Write one record from parts that are compact JSON already. No line break at the end."""
     return b"".join(
@@ -46,7 +47,7 @@ def encode_line(
             b"null" if model is None else compact(model),
             b',"at":"',
             at.encode(),
-            b'"}',
+            b'","redacted":true}' if redacted else b'"}',
         )
     )
 
@@ -61,6 +62,7 @@ def encode_example(example: Example) -> bytes:
         repaired=example.repaired,
         model=example.model,
         at=example.at,
+        redacted=example.redacted,
     )
 
 
@@ -81,6 +83,7 @@ def decode_line(line: bytes) -> Example:
             repaired=record["repaired"],
             model=record["model"],
             at=record["at"],
+            redacted=record.get("redacted", False),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StorageError(f"not a record: {clip(line.decode(errors='replace'), 80)!r} ({error!r})") from error

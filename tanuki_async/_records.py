@@ -316,6 +316,7 @@ class Example:
     repaired: bool = False
     model: str | None = None
     at: str = ""  # UTC, ISO 8601 with Z
+    redacted: bool = False  # something in it was replaced by a marker before it was stored
 
 
 @record

@@ -6,12 +6,12 @@ Each class's docstrings are its contract; the suites in `tests/contracts/` check
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from tanuki_async._errors import ProviderError, RequestRejectedError
+from tanuki_async._errors import ProviderError, RequestRejectedError, StorageError
 from tanuki_async._records import (
     Attachment,
     Completion,
@@ -34,6 +34,7 @@ __all__ = [
     "Batches",
     "Completion",
     "Decision",
+    "Finding",
     "Head",
     "Http",
     "Job",
@@ -228,8 +229,17 @@ class Lease:
     token: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something wrong with what is kept, at a name, a key or a file. `mended` says what was done about it."""
+
+    place: str
+    what: str
+    mended: str = ""
+
+
 class Storage(ABC):
-    """Keeps lines under names and small versioned values under keys; never edits what it has written.
+    """Keeps lines under names and small versioned values under keys; edits what it has written in `rewrite` alone.
 
     Names and keys are made of `A-Z a-z 0-9 . _ -` and `/`. Every failure is a StorageError. Safe for many tasks,
     processes and event loops at once. `open` before use; `aclose` may be called twice.
@@ -294,6 +304,34 @@ class Storage(ABC):
     @abstractmethod
     async def release(self, lease: Lease) -> None:
         """Give a lease back early. Harmless if it has run out or passed to another."""
+
+    async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        """Leave out the lines that `change`, given batch after batch in order, leaves out; return how many.
+
+        All at once or not at all, for every process; what is known of the lines follows. `change` is a pure function
+        and may run in a thread. Raises StorageError where nothing can be taken back, as by default.
+        """
+        raise StorageError(f"{type(self).__name__} cannot take back what it has written")
+
+    async def remove(self, key: str) -> None:
+        """Take the value of `key` away, whatever its version. By default an empty one takes its place."""
+        while (held := await self.get(key)) is not None and held.value:
+            if await self.put(key, b"", version=held.version) is not None:
+                return
+
+    async def rebuild(self, name: str) -> int:
+        """Derive anew from the lines all that is kept beside them (filters, counts), and return how many there are.
+
+        By default nothing is kept beside them.
+        """
+        return await self.count(name)
+
+    async def inspect(self, *, repair: bool = False) -> list[Finding]:
+        """Look for what only this kind of storage can have wrong; mend it where asked to, and delete nothing.
+
+        What has to go is moved aside: lines under `<name>.damaged`. By default there is nothing to look for.
+        """
+        return []
 
 
 class Student(ABC):

@@ -127,6 +127,10 @@ class Binder:
             raise self._misfit(place, args[place], error) from error
         return Call(self, values, parts)
 
+    def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """Check the arguments of a recorded call, which never hold self or cls."""
+        return self._bind_any(args, kwargs)
+
     def _without_receiver(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -53,6 +53,10 @@ class FunctionSpec:
         """Check the arguments of one call, self or cls included. InputError names the one that does not fit."""
         return self._binder.bind(args, kwargs)
 
+    def fit(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        """Check the arguments of a call recorded elsewhere, which never hold self or cls. InputError as `bind`."""
+        return self._binder.fit(args, kwargs)
+
     def inputs_of(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Give recorded arguments their names, in the order of declaration."""
         return self._binder.inputs_of(args, kwargs)

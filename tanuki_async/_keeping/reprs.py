@@ -16,13 +16,13 @@ DEEPEST = 100
 """Brackets within brackets; no value of a function is so deep, and a reader that recurses must end."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_NUMBER = re.compile(r"-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(?![\w.])|-?(?:inf|nan)(?!\w)")
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?![\w.])|-?(?:inf|nan)(?!\w)")
 _STRING = re.compile(r"""(b?)('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")""")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", re.DOTALL | re.IGNORECASE)
 _NAME = re.compile(r"[^\W\d]\w*(?:\.(?:[^\W\d]\w*|<locals>))*")
 _KEYWORD = re.compile(r"([^\W\d]\w*)=")
 _ENUM = re.compile(r"<([^\W\d][\w.]*): ")
-_CLASS = re.compile(r"<class '([\w.]+)'>")
+_CLASS = re.compile(r"<(?:class|enum) '[\w.<>]+'>")
 _OFFSET = re.compile(r"TzInfo\((?:(UTC)|([+-])(\d\d):(\d\d)|([+-]?\d{1,6}))\)")
 
 _PLAIN = {"\\": "\\", "'": "'", '"': '"', "n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
@@ -54,10 +54,6 @@ def _zone(*, key: str) -> datetime.tzinfo:
     import zoneinfo
 
     return zoneinfo.ZoneInfo(key)
-
-
-def _zone_by_key(key: str) -> datetime.tzinfo:
-    return _zone(key=key)
 
 
 _MADE: Mapping[str, Callable[..., Any]] = {
@@ -222,7 +218,7 @@ class _Reader:
 
     def _angle(self, depth: int) -> Any:
         if self._take(_CLASS):
-            return None  # what a defaultdict makes; of no use here
+            return None  # what a defaultdict makes, or the enum of a member that was taken apart; of no use here
         if not self._take(_ENUM):
             self._fail("an object that does not show what is in it")
         value = self.value(depth + 1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,10 @@ class _Position:
         self.offset += size
         self.lines += lines
         self.anchor = (self.anchor + tail)[-_ANCHOR:]
+
+
+class _Unchanged(Exception):  # noqa: N818  # no error: there is nothing to rewrite
+    """Every line stays."""
 
 
 class Segment:
@@ -77,6 +82,77 @@ class Segment:
             finally:
                 if self._descriptor is not None:
                     unlock(self._descriptor)
+
+    def rewrite(self, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        """Leave out what `change` leaves out, durably, and return how many lines that were. Others wait meanwhile."""
+        with self._mutex, translated("rewrite", self._path):
+            if not self._path.exists():
+                return 0
+            descriptor = self._lock()
+            try:
+                gone = 0
+                with contextlib.suppress(_Unchanged), replacing(self._path) as draft:
+                    for lines, _ in _read(descriptor, 0, os.fstat(descriptor).st_size):
+                        kept = change(lines)
+                        gone += len(lines) - len(kept)
+                        write_all(draft, b"".join([line + b"\n" for line in kept]))
+                    if not gone:
+                        raise _Unchanged
+                    self._saved_path.unlink(missing_ok=True)  # it remembers what is to go
+                return gone
+            finally:
+                self.release()
+                self._filter = self._newest = self._counted = None
+                self._saved_lines = 0
+
+    def rebuild(self) -> int:
+        """Make the filter anew from the lines and save it; return how many lines there are."""
+        with self._mutex, translated("rebuild the filter of", self._path):
+            if not self._path.exists():
+                self._saved_path.unlink(missing_ok=True)
+                return 0
+            self._filter, self._newest, self._counted, self._saved_lines = _Position(Filter()), None, None, 0
+            descriptor = self._lock()
+            try:
+                _follow(descriptor, self._filter, os.fstat(descriptor).st_size)
+            finally:
+                unlock(descriptor)
+            lines = self._filter.lines
+        self._saved_path.unlink(missing_ok=True)
+        self.save()
+        return lines
+
+    def saved_filter_misses(self) -> str:
+        """Say what is wrong with the saved filter, or nothing. One that is missing or older is right."""
+        if not self._saved_path.exists():
+            return ""
+        with translated("read", self._path), self._path.open("rb") as file:
+            position = self._load(None)
+            if not position.offset:
+                return "the filter cannot be read"
+            if not _is_valid(file.fileno(), position):
+                return "the filter belongs to other data"
+            lines = 0
+            for batch, _ in _read(file.fileno(), 0, position.offset):
+                lines += len(batch)
+                if position.index.fresh(batch)[0]:
+                    return "the filter does not know all lines that it covers"
+            return "" if lines == position.lines else f"the filter counts {position.lines} lines where {lines} are"
+
+    def torn_tail(self, *, aside: Callable[[bytes], None] | None = None) -> int:
+        """Return how many bytes after the last whole line a killed writer left; `aside` takes them before they go."""
+        with self._mutex, translated("read", self._path):
+            descriptor = self._lock()
+            try:
+                size = os.fstat(descriptor).st_size
+                whole = sum(read for _, read in _read(descriptor, 0, size))
+                if aside is not None and whole < size:
+                    aside(os.pread(descriptor, size - whole, whole))
+                    os.ftruncate(descriptor, whole)
+                    sync_data(descriptor)
+                return size - whole
+            finally:
+                unlock(descriptor)
 
     def count(self) -> int:
         """Count the lines, without a lock and without the filter."""

@@ -18,9 +18,10 @@ import mmh3
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import StorageError, clip
-from tanuki_async.abc import Appended, Lease, Storage, Versioned
-from tanuki_async.storage._files import locked, make_directory, need_locks, replace, translated
+from tanuki_async.abc import Appended, Finding, Lease, Storage, Versioned
+from tanuki_async.storage._files import locked, make_directory, need_locks, replace, sync_directory, translated
 from tanuki_async.storage._leases import Held
+from tanuki_async.storage._mending import findings
 from tanuki_async.storage._names import check
 from tanuki_async.storage._segment import Segment, batches
 
@@ -106,6 +107,22 @@ class FilesystemStorage(Storage):
     async def release(self, lease: Lease) -> None:
         check(lease.key, "key")
         await self._in_thread(partial(self._release, lease))
+
+    async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        check(name, "name")
+        return await self._in_thread(lambda: self._segment(name).rewrite(change))
+
+    async def remove(self, key: str) -> None:
+        check(key, "key")
+        await self._in_thread(partial(self._remove, self.path / f"{key}.json"))
+
+    async def rebuild(self, name: str) -> int:
+        check(name, "name")
+        return await self._in_thread(lambda: self._segment(name).rebuild())
+
+    async def inspect(self, *, repair: bool = False) -> list[Finding]:
+        now = self._clock.now().timestamp()
+        return await self._in_thread(lambda: findings(self.path, self._segment, now=now, repair=repair))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         future = self._submit(work)
@@ -198,6 +215,12 @@ class FilesystemStorage(Storage):
                 return None
             replace(path, value)
             return _version(value)
+
+    def _remove(self, path: Path) -> None:
+        with self._locked("delete", path):
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir():
+                sync_directory(path.parent)
 
     def _claim(self, key: str, owner: str, seconds: float) -> Lease | None:
         path = self.path / f"{key}.lease"

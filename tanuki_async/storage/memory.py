@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._lines import key_of
@@ -90,13 +90,26 @@ class MemoryStorage(Storage):
             if held is not None and held.is_of(lease):
                 self._leases[lease.key] = held.ended()
 
+    async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        check(name, "name")
+        with self._lock:
+            before = self._names.get(name, _Lines()).all
+            after = change(list(before))
+            self._names[name] = _Lines(after)
+        return len(before) - len(after)
+
+    async def remove(self, key: str) -> None:
+        check(key, "key")
+        with self._lock:
+            self._values.pop(key, None)
+
 
 class _Lines:
     """The lines of one name and what is known of them."""
 
-    def __init__(self) -> None:
-        self.all: list[bytes] = []
-        self._keys: set[bytes] = set()
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        self.all = list(lines)
+        self._keys = set(map(key_of, self.all))
         self._newest = Newest()
         self._followed = 0  # lines that `_newest` knows: it is dear, so it follows only where it is asked
 
