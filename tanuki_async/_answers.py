@@ -66,6 +66,11 @@ class Answers:
         if len(self._kept) > self.most:
             self._kept.popitem(last=False)
 
+    def clear(self) -> None:
+        """Drop all answers, and let the next recall read what storage has."""
+        self._kept.clear()
+        self.recalled = False
+
     def add_older(self, older: Answers) -> None:
         """Keep these too where nothing newer is kept for the same arguments."""
         older._kept.update(self._kept)

@@ -75,9 +75,9 @@ class Desk:
     """
 
     __slots__ = (
-        "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock", "deadlines",
-        "flights", "hedger", "options", "patches", "payer", "plain", "pool", "purse", "recalled", "remember", "roomy",
-        "spawn", "spec", "tally", "teachers",
+        "__weakref__", "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock",
+        "deadlines", "flights", "hedger", "options", "patches", "payer", "plain", "pool", "purse", "recalled", "remember",
+        "roomy", "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -155,6 +155,13 @@ class Desk:
         self._head = None
         if self.answers is not None:
             self.answers.learn(self.spec, example)
+
+    def forget(self) -> None:
+        """Drop what is remembered of aligned examples and answers; a recall reads what is left of them."""
+        self._examples.clear()
+        self._head = None
+        if self.answers is not None:
+            self.answers.clear()
 
     def taking(self, turn: Turn) -> Sequence[Teacher]:
         """Return the teachers that take what is attached to `turn` and to the examples before it."""

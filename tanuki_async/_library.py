@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import socket
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,11 @@ def tally_key(function_hash: str, environment_id: int) -> str:
     return f"{function_hash}/tally-{environment_id}"
 
 
+def forgotten_key(function_hash: str) -> str:
+    """Where storage keeps how often examples of a function were forgotten, for those who remember them."""
+    return f"{function_hash}/forgotten"
+
+
 class Library:
     """Reads what storage knows at a function's first call, and adds to it in the background."""
 
@@ -103,6 +109,7 @@ class Library:
         self._accounts: dict[str, Account] = {}  # by the same key, where there is a budget
         self._saving = self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._forgotten: weakref.WeakKeyDictionary[Desk, str | None] = weakref.WeakKeyDictionary()  # as known there
 
     def patches(self, spec: FunctionSpec) -> str:
         """Return the name of the dataset that calls are remembered in."""
@@ -163,6 +170,7 @@ class Library:
 
     async def _recall(self, desk: Desk) -> None:
         spec, options = desk.spec, desk.options
+        self._forgotten[desk] = await self._times_forgotten(spec)
         if desk.options.cache == "storage" and desk.answers is not None:
             await self._recall_answers(desk, desk.answers)
         async for batch in dataset.read(self._storage, spec.hash, dataset.SYMBOLIC_ALIGNMENTS):
@@ -172,6 +180,17 @@ class Library:
         if not options.ignore_finetuning:
             desk.apprentice = await self._distiller.watch(self.task(desk))
         await put_card(self._storage, spec, self._clock)
+
+    async def _times_forgotten(self, spec: FunctionSpec) -> str | None:
+        held = await self._storage.get(forgotten_key(spec.hash))
+        return None if held is None else held.version
+
+    async def _notice_forgotten(self) -> None:
+        """Read anew what is remembered of functions whose examples were forgotten since, by whatever process."""
+        for desk, known in list(self._forgotten.items()):
+            if await self._times_forgotten(desk.spec) != known:
+                desk.forget()
+                await self._recall(desk)
 
     async def _recall_answers(self, desk: Desk, answers: Answers) -> None:
         """Keep the latest answers of the teachers that still are. Those given since then stay the later ones."""
@@ -278,6 +297,7 @@ class Library:
             await self._clock.sleep(SAVE_TALLIES)
             try:
                 await self.save_tallies()
+                await self._notice_forgotten()
             except Exception as error:  # noqa: BLE001  # as above
                 logger.warning("tallies cannot be saved now: %s", error)
 

@@ -9,7 +9,18 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 
-from tanuki_async._cli import carrying, demo, evaluate, examples, functions, models, status
+from tanuki_async._cli import (
+    carrying,
+    demo,
+    evaluate,
+    examples,
+    exporting,
+    forgetting,
+    functions,
+    keeping,
+    models,
+    status,
+)
 from tanuki_async._cli.extras import MissingExtra
 from tanuki_async._errors import TanukiError
 from tanuki_async._version import __version__
@@ -63,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tanuki", description=__doc__)
     parser.add_argument("--version", action="version", version=f"tanuki_async {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (demo, functions, status, examples, evaluate, models, carrying):
+    for command in (
+        demo, functions, status, examples, evaluate, models, carrying, exporting, keeping, forgetting,
+    ):  # fmt: skip
         command.add(commands)
     return parser

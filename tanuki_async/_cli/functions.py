@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tanuki_async._about import Status
-from tanuki_async._cli import extras, reading
+from tanuki_async._cli import extras, orphans, reading
 from tanuki_async._library import Card
 from tanuki_async._record import dataset
 
@@ -22,6 +22,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser("functions", help="list the functions that have data", description=__doc__)
     reading.add_place(parser)
+    orphans.add_options(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON array of objects")
     parser.set_defaults(run=run)
 
@@ -30,6 +31,9 @@ def run(options: argparse.Namespace) -> None:
     """List the functions in a storage."""
     if not options.json:
         extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
+    if options.orphans:
+        orphans.run(options)
+        return
     rows = asyncio.run(_read(options.dir))
     if options.json:
         print(json.dumps([_document(*row) for row in rows], indent=2, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tanuki_async.storage._segment import Segment
 
 __all__ = ["findings"]
 
+_HASH = re.compile(r"[0-9a-f]{32}")  # a directory of one function
 _DRAFT_SECONDS = 60.0
 """Age from which a draft is taken for one of a killed writer: a living one renames it within milliseconds."""
 
@@ -80,7 +82,7 @@ def _lease(root: Path, path: Path, *, repair: bool) -> Iterator[Finding]:
         return
     if held is None:
         yield _aside(root, path, "the lease cannot be read", repair=repair)
-    elif path.parent != root and not any(each.suffix in (".jsonl", ".json") for each in path.parent.iterdir()):
+    elif _HASH.fullmatch(path.parent.name) and not any(each.suffix in (".jsonl", ".json") for each in path.parent.iterdir()):
         yield _aside(root, path, "a lease of a function of which nothing is kept", repair=repair)
 
 
