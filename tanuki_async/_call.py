@@ -106,7 +106,8 @@ async def from_flight(desk: Desk, bound: Call, progress: Progress, flights: Flig
 async def from_student(desk: Desk, bound: Call, student: Student) -> Any:
     """Let the student answer, or return ABSTAIN. Its answers are no training data: only a teacher's are."""
     try:
-        output = await student.answer(bound.inputs())
+        inputs = bound.inputs() if desk.redaction is None else desk.redaction.inputs(bound)  # as it has learnt them
+        output = ABSTAIN if inputs is None else await student.answer(inputs)
         if isinstance(output, Abstention):
             desk.tally.deferred += 1
             return ABSTAIN

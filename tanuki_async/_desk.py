@@ -18,6 +18,7 @@ from tanuki_async._deadlines import Deadlines
 from tanuki_async._hedge import Hedger
 from tanuki_async._pool.pool import Pool
 from tanuki_async._records import Example, Head, Turn
+from tanuki_async._redact import Redaction
 from tanuki_async._route import Teacher, room, taking
 from tanuki_async._settings import Options
 from tanuki_async._tally import Tally
@@ -76,8 +77,8 @@ class Desk:
 
     __slots__ = (
         "__weakref__", "_examples", "_head", "_recall", "_recalling", "answers", "apprentice", "batcher", "clock",
-        "deadlines", "flights", "hedger", "options", "patches", "payer", "plain", "pool", "purse", "recalled", "remember",
-        "roomy", "spawn", "spec", "tally", "teachers",
+        "deadlines", "flights", "hedger", "options", "patches", "payer", "plain", "pool", "purse", "recalled",
+        "redaction", "remember", "roomy", "spawn", "spec", "tally", "teachers",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +99,7 @@ class Desk:
         flights: Flights | None = None,
         purse: Purse | None = None,
         batcher: Batcher | None = None,
+        redaction: Redaction | None = None,
     ) -> None:
         self.spec, self.options, self.teachers, self.pool, self.clock = spec, options, teachers, pool, clock
         self.patches = patches  # the dataset that calls are remembered in
@@ -109,6 +111,7 @@ class Desk:
         self.tally = tally
         self.hedger, self.purse = hedger, purse  # None where not asked for; so are these two
         self.answers, self.flights = answers, flights
+        self.redaction = redaction  # None: examples are stored as they are
         self.plain = hedger is None and purse is None  # one request is all there is to an answer
         self.batcher = batcher  # where the function embeds its input; with who pays for that
         self.payer = Payer(spec.name, tally, purse, options.timeout) if batcher else None

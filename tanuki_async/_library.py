@@ -175,7 +175,8 @@ class Library:
             await self._recall_answers(desk, desk.answers)
         async for batch in dataset.read(self._storage, spec.hash, dataset.SYMBOLIC_ALIGNMENTS):
             for example in batch:  # after what calls left behind: what was aligned is right
-                desk.teach(example)
+                if not example.redacted:
+                    desk.teach(example)
         self._save_tallies_now_and_then()
         if not options.ignore_finetuning:
             desk.apprentice = await self._distiller.watch(self.task(desk))
@@ -202,7 +203,7 @@ class Library:
         start = max(0, count - answers.most)
         async for batch in dataset.read(self._storage, desk.spec.hash, dataset.PATCHES, start=start):
             for example in batch:
-                if example.model in teachers:
+                if example.model in teachers and not example.redacted:
                     older.learn(desk.spec, example)
         answers.add_older(older)
         answers.recalled = True

@@ -14,7 +14,7 @@ from tanuki_async._expect import aligning
 from tanuki_async._function import ATTRIBUTE, PatchedFunction
 from tanuki_async._records import Hedge
 from tanuki_async._runtime import current
-from tanuki_async._settings import BudgetChoice, ModelChoice, Options, build
+from tanuki_async._settings import BudgetChoice, ModelChoice, Options, RedactChoice, build
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +41,7 @@ class PatchKeywords(TypedDict, total=False):
     cache: Literal["memory", "storage"] | None
     budget: BudgetChoice | None
     embedding_dimensions: int | None
+    redact: RedactChoice | None
 
 
 @overload
@@ -83,6 +84,8 @@ def patch(*stubs: Any, **keywords: Any) -> Any:
     - `budget`: `Budget(usd=5, per="day")`, or several. A request that would exceed one is not sent; the call raises
       BudgetExceededError.
     - `embedding_dimensions`: the length of an embedding, for models that give shorter ones than they could.
+    - `redact`: what is taken out of examples before they are stored: parameters and paths such as `["user.email",
+      "return.name"]`, or a function from example to example, or to None, which stores nothing. Models see all of it.
 
     A stub that returns `AsyncIterator[T]` yields each item as soon as it is complete and valid, in `async for item in
     await f(x)`. What was yielded stands; where an item does not fit or the answer breaks off, the rest is asked for.

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-from tanuki_async._codec.describe import FunctionSpec
-from tanuki_async._errors import SettingsError, StorageError
+from pydantic_core import from_json
+
+from tanuki_async._codec.describe import Call, FunctionSpec
+from tanuki_async._errors import SettingsError
 from tanuki_async._lines import decode_line, encode_example
 from tanuki_async._records import Example, JsonValue
 from tanuki_async._settings import nearest
@@ -24,7 +26,7 @@ logger = logging.getLogger("tanuki_async.record")
 
 
 class Redaction:
-    """Takes out of examples what must not be kept. What cannot be redacted, because a rule fails, is not kept at all."""
+    """Takes out of examples what must not be kept. What a rule fails at is not kept at all."""
 
     def __init__(self, spec: FunctionSpec, rules: Sequence[Rule]) -> None:
         self._spec, self._rules = spec, rules
@@ -61,9 +63,10 @@ class Redaction:
             logger.error("%s(): an example is not kept: after redaction it is no JSON (%s)", self._spec.name, error)
             return None
 
-    def inputs(self, args: Sequence[JsonValue], kwargs: Mapping[str, JsonValue]) -> Mapping[str, JsonValue] | None:
-        """Return the inputs of a call as a student has learnt to see them."""
-        kept = self.example(Example(args=tuple(args), kwargs=kwargs, output=None, source="call"))
+    def inputs(self, call: Call) -> Mapping[str, JsonValue] | None:
+        """Return the inputs of a call as a student has learnt to see them; None for one that it would not know."""
+        args, kwargs = tuple(from_json(call.args_json)), from_json(call.kwargs_json)
+        kept = self.example(Example(args=args, kwargs=kwargs, output=None, source="call"))
         return None if kept is None else self._spec.inputs_of(kept.args, kept.kwargs)
 
     def remembering(self, remember: Callable[[str, bytes], None]) -> Callable[[str, bytes], None]:
@@ -104,7 +107,9 @@ def _rules(spec: FunctionSpec, wanted: object, *, strict: bool) -> list[Rule]:
     names = [each.name for each in spec.parameters]
     paths = [path.split(".") for path in cast("Sequence[str]", wanted)]
     if strict and (unknown := next((path[0] for path in paths if path[0] not in (*names, OUTPUT)), None)):
-        raise SettingsError(f"{spec.name}(): redact names no parameter: {unknown!r}{nearest(unknown, [*names, OUTPUT])}")
+        raise SettingsError(
+            f"{spec.name}(): redact names no parameter: {unknown!r}{nearest(unknown, [*names, OUTPUT])}"
+        )
     known = [path for path in paths if path[0] in (*names, OUTPUT)]
     return [_Paths(spec, known)] if known else []
 
@@ -155,16 +160,3 @@ def _replaced(value: JsonValue, path: Sequence[str]) -> JsonValue:
     if not isinstance(value, dict):
         return value
     return {key: _replaced(item, path[1:]) if key == path[0] else item for key, item in value.items()}
-
-
-def check_redact(redact: object) -> None:
-    """Raise SettingsError unless `redact` is a function or a sequence of paths."""
-    if redact is None or callable(redact):
-        return
-    paths: Any = redact
-    if isinstance(redact, (list, tuple)) and all(isinstance(path, str) and path for path in paths):
-        return
-    raise SettingsError(
-        "redact is a function (example → example or None), or a list of parameters and paths such as "
-        f"['user.email', 'return.name'], not {redact!r}"
-    )

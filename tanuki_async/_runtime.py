@@ -29,6 +29,7 @@ from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import Pool, PoolStatistics
 from tanuki_async._record.journal import journal_for
 from tanuki_async._record.recorder import Recorder, RecorderStatistics
+from tanuki_async._redact import redaction
 from tanuki_async._settings import Settings, SettingsKeywords, build
 from tanuki_async._teachers import Teachers
 from tanuki_async.abc import Storage
@@ -225,6 +226,8 @@ class Tanuki:
             tuple(str(each.model) for each in teachers),
             options.generation_params,
         )
+        redacted = redaction(spec, options.redact, self.settings.redact)
+        remember = self._recorder.remember if redacted is None else redacted.remembering(self._recorder.remember)
         return Desk(
             spec=spec,
             options=options,
@@ -232,7 +235,7 @@ class Tanuki:
             pool=self._pool,
             clock=self._clock,
             patches=self.library.patches(spec),
-            remember=_forget if options.ignore_data_storage else self._recorder.remember,
+            remember=_forget if options.ignore_data_storage else remember,
             spawn=self.spawn,
             recall=self.library.recall,
             tally=tally,
@@ -241,6 +244,7 @@ class Tanuki:
             flights=self._flights.setdefault(alike, Flights()) if options.single_flight else None,
             purse=self.library.purse(spec, options, tally),
             batcher=self._batchers.of(teachers[0]) if spec.embedding else None,
+            redaction=redacted,
         )
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -259,8 +263,10 @@ class Tanuki:
         """Keep what an align function taught; durable when this returns."""
         lines: dict[str, list[bytes]] = {}
         for function, name, line in self.library.lesson(lesson):
-            if not function.options.ignore_data_storage:
-                lines.setdefault(name, []).append(line)
+            redacted = self.desk(function).redaction
+            kept = line if redacted is None else redacted.line(line)
+            if kept is not None and not function.options.ignore_data_storage:
+                lines.setdefault(name, []).append(kept)
         for name, batch in lines.items():
             await self._recorder.keep(name, batch)
         for function, example in lesson.examples:

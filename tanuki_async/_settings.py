@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, split_name
-from tanuki_async._records import Budget, GenerationParams, Hedge, Limits, Model
+from tanuki_async._records import Budget, Example, GenerationParams, Hedge, Limits, Model
 from tanuki_async.abc import Provider, Storage
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ModelChoice = str | Model | Sequence[str | Model]
 BudgetChoice = Budget | Sequence[Budget]
+RedactChoice = Callable[[Example], Example | None] | str | Sequence[str]
 
 
 class SettingsKeywords(TypedDict, total=False):
@@ -45,6 +46,7 @@ class SettingsKeywords(TypedDict, total=False):
     audit_rate: float
     close_timeout: float
     budget: BudgetChoice | None
+    redact: RedactChoice | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,9 @@ class Settings:
     min_agreement: float = 0.9
     audit_rate: float = 0.02
     close_timeout: float = 30.0
+    redact: Callable[[Example], Example | None] | tuple[str, ...] | None = None
+    """What is taken out of every example before it is queued for storage: a function (None keeps nothing of it), or
+    parameters and paths, such as `["user.email", "return.name"]`, whose values are replaced. Models see all."""
     budget: tuple[Budget, ...] = ()
     """What all functions together may spend; counted in storage, so also over restarts."""
 
@@ -99,6 +104,7 @@ class Settings:
         if self.shared_limits not in (None, False) and not isinstance(self.shared_limits, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
             raise SettingsError(f"shared_limits is 'redis://HOST', None or False, not {self.shared_limits!r}")
         _check_budgets(self.budget)
+        _check_redact(self.redact)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +129,7 @@ class Options:
     cache: Literal["memory", "storage"] | None = None
     budget: tuple[Budget, ...] = ()
     embedding_dimensions: int | None = None
+    redact: Callable[[Example], Example | None] | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming what to write instead."""
@@ -148,6 +155,7 @@ class Options:
         _check_dimensions(self)
         _check_cache(self)
         _check_budgets(self.budget)
+        _check_redact(self.redact)
 
 
 def _check_hedge(hedge: object) -> None:
@@ -205,6 +213,17 @@ def _check_verify(of: Settings) -> None:
         "verify is the path of a file or directory of certificate authorities, or an ssl.SSLContext, not "
         f"{verify!r}; to trust any server, at your own risk, make a context and set its check_hostname to False, "
         "then its verify_mode to ssl.CERT_NONE"
+    )
+
+
+def _check_redact(redact: object) -> None:
+    if redact is None or callable(redact):
+        return
+    if isinstance(redact, tuple) and all(isinstance(path, str) and path for path in cast(Sequence[object], redact)):
+        return
+    raise SettingsError(
+        "redact is a function (example → example or None) or a list of parameters and paths, such as "
+        f"['user.email', 'return.name'], not {redact!r}"
     )
 
 
@@ -272,6 +291,8 @@ def build(kind: type[T], keywords: Mapping[str, Any], *, base: T | None = None) 
             keywords["teacher_models"] = DEFAULT_TEACHERS
     if "budget" in keywords:
         keywords["budget"] = _budget_tuple(keywords["budget"])
+    if isinstance(paths := keywords.get("redact"), (str, list)):
+        keywords["redact"] = (paths,) if isinstance(paths, str) else tuple(cast(Sequence[Any], paths))
     if kind is Options and isinstance(keywords.get("hedge"), bool):
         keywords["hedge"] = Hedge() if keywords["hedge"] else None
     if kind is Options and "generation_params" in keywords:

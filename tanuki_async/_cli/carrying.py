@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tanuki_async._cli import reading
+from tanuki_async._clock import SYSTEM_CLOCK
 from tanuki_async._errors import StorageError, UsageError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping import carrying, modules
 from tanuki_async._keeping.carrying import Carried
 from tanuki_async._keeping.fitting import names_in
 from tanuki_async._library import put_card
-from tanuki_async._clock import SYSTEM_CLOCK
 from tanuki_async._places import open_place
 from tanuki_async.abc import Storage
 
@@ -88,9 +88,7 @@ async def _adopt(options: argparse.Namespace) -> None:
         new, function = await _target(storage, options.new)
         if new == old.hash:
             raise UsageError(f"{options.old!r} and {options.new!r} are the same function")
-        carried = await carrying.adopt(
-            storage, old.hash, new, names=names_in(old.signature), function=function
-        )
+        carried = await carrying.adopt(storage, old.hash, new, names=names_in(old.signature), function=function)
     if function is None and not options.json:
         print(f"The function of {new} cannot be imported: nothing was checked against its types.")
     _report([carried], json_wanted=options.json)

@@ -17,6 +17,7 @@ from tanuki_async._keeping.fitting import MisfitError, Names, fit_example
 from tanuki_async._library import put_card
 from tanuki_async._lines import decode_line, key_of
 from tanuki_async._record import dataset
+from tanuki_async._redact import redaction
 from tanuki_async.abc import Storage
 
 __all__ = ["Carried", "Misfit", "adopt", "import_from"]
@@ -75,13 +76,14 @@ async def import_from(
 
 async def _import(source: original.Source, storage: Storage, function: PatchedFunction, carried: Carried) -> None:
     reading = original.lines(source, function.spec)
+    redacted = redaction(function.spec, function.options.redact, None)
     while batch := await asyncio.to_thread(_some, reading):
         kept: dict[dataset.Dataset, list[bytes]] = {}
         for line in batch:
             if line.record is None:
                 carried.misfits.append(Misfit(str(line.file), line.number, line.reason))
-            else:
-                kept.setdefault(original.dataset_of(line.file), []).append(line.record)
+            elif record := line.record if redacted is None else redacted.line(line.record):
+                kept.setdefault(original.dataset_of(line.file), []).append(record)
         for each, records in kept.items():
             await _add(storage, function.spec.hash, each, records, carried)
 

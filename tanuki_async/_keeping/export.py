@@ -57,9 +57,7 @@ async def export(
             yield await asyncio.to_thread(_rendered, spec, kept, form, validation)
 
 
-def _rendered(
-    spec: FunctionSpec, lines: list[tuple[bytes, bytes]], form: Format, validation: float
-) -> list[Exported]:
+def _rendered(spec: FunctionSpec, lines: list[tuple[bytes, bytes]], form: Format, validation: float) -> list[Exported]:
     return [Exported(_text(spec, line, form), _share(key) < validation) for key, line in lines]
 
 

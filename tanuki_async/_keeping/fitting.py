@@ -93,7 +93,9 @@ def line_of(
     raise MisfitError(f"what it returns should be {clip(spec.output_text)}: {complaint_text(complaint)}")
 
 
-def pair_of(spec: FunctionSpec, sides: Sequence[tuple[Sequence[Any], Mapping[str, Any]]], *, alike: bool, at: str) -> bytes:
+def pair_of(
+    spec: FunctionSpec, sides: Sequence[tuple[Sequence[Any], Mapping[str, Any]]], *, alike: bool, at: str
+) -> bytes:
     """Make the line of a pair of inputs of an embedding."""
     if not spec.embedding:
         raise MisfitError(f"{spec.name}() returns no embedding, and this is a pair of inputs")
@@ -126,16 +128,14 @@ def fit_example(spec: FunctionSpec, example: Example, names: Names | None) -> by
     )
 
 
-def _placed(
-    spec: FunctionSpec, example: Example, names: Names | None
-) -> tuple[list[JsonValue], dict[str, JsonValue]]:
+def _placed(spec: FunctionSpec, example: Example, names: Names | None) -> tuple[list[JsonValue], dict[str, JsonValue]]:
     """Put recorded arguments where the new function has the parameters of their names."""
     if names is None:
         return list(example.args), dict(example.kwargs)
     inputs = names.inputs(example.args, example.kwargs)
     kinds = {each.name: each.kind for each in spec.parameters}
     if not any(kind == "var_keyword" for kind in kinds.values()) and (gone := inputs.keys() - kinds.keys()):
-        raise MisfitError(f"{spec.name}() has no parameter {sorted(gone)[0]!r}")
+        raise MisfitError(f"{spec.name}() has no parameter {min(gone)!r}")
     args: list[JsonValue] = []
     for each in spec.parameters:
         if each.kind in ("positional_only", "positional_or_keyword") and each.name in inputs:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, cast
@@ -58,9 +59,7 @@ class Forgotten:
     students: dict[int, str] = field(default_factory=dict[int, str])
 
 
-def wanted(
-    card: Card, *, where: str | None = None, contains: str | None = None, before: str | None = None
-) -> Wanted:
+def wanted(card: Card, *, where: str | None = None, contains: str | None = None, before: str | None = None) -> Wanted:
     """Read what a user says of the examples that are meant; without any of these, all are. UsageError explains."""
     names = names_in(card.signature)
 
@@ -169,10 +168,8 @@ def _where(text: str, names: Sequence[str]) -> tuple[list[str], list[JsonValue],
     if steps[0] not in (*names, OUTPUT):
         raise UsageError(f"the function has no parameter {steps[0]!r}{nearest(steps[0], [*names, OUTPUT])}")
     values: list[JsonValue] = [value]
-    try:
+    with contextlib.suppress(ValueError):
         values.append(json.loads(value))
-    except ValueError:
-        pass
     return steps, values, tuple({value.encode(), json.dumps(value)[1:-1].encode()}) if value else ()
 
 

@@ -262,10 +262,7 @@ def _offset(found: re.Match[str]) -> datetime.tzinfo:
     """Read the time zone that pydantic gives to moments."""
     if found[1]:
         return datetime.UTC
-    if found[5]:
-        seconds = int(found[5])
-    else:
-        seconds = (int(found[3]) * 60 + int(found[4])) * (-60 if found[2] == "-" else 60)
+    seconds = int(found[5]) if found[5] else (int(found[3]) * 60 + int(found[4])) * (-60 if found[2] == "-" else 60)
     if abs(seconds) >= 86_400:
         raise ReprError(f"there is no such time zone: {found[0]}")
     return datetime.timezone(datetime.timedelta(seconds=seconds))

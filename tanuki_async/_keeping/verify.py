@@ -57,7 +57,9 @@ async def _lines(storage: Storage, name: str, *, repair: bool) -> list[Finding]:
         found.append(await _aside(storage, name, bad, repair=repair))
     if newer:
         found.append(
-            Finding(place=name, what=f"{newer} lines of a newer release: upgrade tanuki_async", mended="left as they are")
+            Finding(
+                place=name, what=f"{newer} lines of a newer release: upgrade tanuki_async", mended="left as they are"
+            )
         )
     return found
 
@@ -109,9 +111,7 @@ async def _value(storage: Storage, key: str, *, repair: bool) -> Finding | None:
         if repair:
             await storage.put(key + DAMAGED, held.value, version=await _version_of(storage, key + DAMAGED))
             await storage.remove(key)
-        return Finding(
-            place=key, what=f"cannot be read ({error})", mended=f"moved to {key}{DAMAGED}" if repair else ""
-        )
+        return Finding(place=key, what=f"cannot be read ({error})", mended=f"moved to {key}{DAMAGED}" if repair else "")
     return None
 
 

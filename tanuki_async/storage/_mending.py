@@ -1,4 +1,4 @@
-"""What only files can have wrong: torn ends, stale filters, drafts of killed writers, leases of nothing, open rights."""
+"""What only files can have wrong: torn ends, stale filters, drafts of killed writers, leases of nothing, rights."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ _DRAFT_SECONDS = 60.0
 """Age from which a draft is taken for one of a killed writer: a living one renames it within milliseconds."""
 
 
-def findings(
-    root: Path, segment: Callable[[str], Segment], *, now: float, repair: bool = False
-) -> list[Finding]:
+def findings(root: Path, segment: Callable[[str], Segment], *, now: float, repair: bool = False) -> list[Finding]:
     """Look at every file below `root`. With `repair`, bad bytes are moved aside; nothing is deleted."""
     found: list[Finding] = []
     with translated("inspect", root):
@@ -82,7 +80,9 @@ def _lease(root: Path, path: Path, *, repair: bool) -> Iterator[Finding]:
         return
     if held is None:
         yield _aside(root, path, "the lease cannot be read", repair=repair)
-    elif _HASH.fullmatch(path.parent.name) and not any(each.suffix in (".jsonl", ".json") for each in path.parent.iterdir()):
+    elif _HASH.fullmatch(path.parent.name) and not any(
+        each.suffix in (".jsonl", ".json") for each in path.parent.iterdir()
+    ):
         yield _aside(root, path, "a lease of a function of which nothing is kept", repair=repair)
 
 
