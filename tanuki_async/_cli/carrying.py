@@ -14,7 +14,7 @@ from tanuki_async._cli import reading
 from tanuki_async._clock import SYSTEM_CLOCK
 from tanuki_async._errors import StorageError, UsageError
 from tanuki_async._function import PatchedFunction
-from tanuki_async._keeping import carrying, modules
+from tanuki_async._keeping import carrying, modules, original
 from tanuki_async._keeping.carrying import Carried
 from tanuki_async._keeping.fitting import names_in
 from tanuki_async._library import put_card
@@ -72,10 +72,8 @@ async def _import(options: argparse.Namespace) -> None:
     storage = open_place(options.dir)
     await storage.open()
     try:
-        every: list[Carried] = []
         importing = carrying.import_from(Path(options.source), storage, functions, told=dict(options.map))
-        async for carried in importing:
-            every.append(carried)
+        every = [carried async for carried in importing]
     finally:
         await storage.aclose()
     _report(every, json_wanted=options.json)
@@ -98,7 +96,7 @@ async def _target(storage: Storage, wanted: str) -> tuple[str, PatchedFunction |
     module, colon, name = wanted.partition(":")
     if colon:
         functions = modules.functions_of(module)
-        found = functions[carrying.original.named(name, functions)]
+        found = functions[original.named(name, functions)]
         await put_card(storage, found.spec, SYSTEM_CLOCK)
         return found.spec.hash, found
     card = await reading.find(storage, wanted)

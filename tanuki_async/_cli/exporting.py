@@ -103,7 +103,7 @@ def _appearing(path: Path) -> Iterator[BinaryIO]:
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         except OSError as error:
             raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             yield file
         draft.replace(path)
     finally:

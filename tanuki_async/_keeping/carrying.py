@@ -59,10 +59,7 @@ async def import_from(
 ) -> AsyncIterator[Carried]:
     """Carry over all that Tanuki.py kept, source by source. `told` names the functions of sources that need it."""
     for source in await asyncio.to_thread(original.sources, directory):
-        if source.name in told:
-            name, why = original.named(told[source.name], functions), ""
-        else:
-            name, why = await asyncio.to_thread(original.assign, source, functions)
+        name, why = await asyncio.to_thread(_named, source, functions, told)
         if name is None:
             files = [Misfit(str(path), 0, why) for path in source.files.values()]
             yield Carried(source.name, None, None, misfits=files)
@@ -72,6 +69,14 @@ async def import_from(
         await put_card(storage, spec, clock)
         await _import(source, storage, functions[name], carried)
         yield carried
+
+
+def _named(
+    source: original.Source, functions: Mapping[str, PatchedFunction], told: Mapping[str, str]
+) -> tuple[str | None, str]:
+    if source.name in told:
+        return original.named(told[source.name], functions), ""
+    return original.assign(source, functions)
 
 
 async def _import(source: original.Source, storage: Storage, function: PatchedFunction, carried: Carried) -> None:

@@ -19,14 +19,13 @@ from tanuki_async._library import Card, forgotten_key
 from tanuki_async._lines import decode_line
 from tanuki_async._record import dataset
 from tanuki_async._records import Example, JsonValue
+from tanuki_async._redact import OUTPUT
 from tanuki_async._settings import nearest
 from tanuki_async.abc import Storage
 
 __all__ = ["Forgotten", "Wanted", "forget", "wanted"]
 
 _PAIRS = (dataset.POSITIVE_EMBEDDABLE_ALIGNMENTS, dataset.NEGATIVE_EMBEDDABLE_ALIGNMENTS)
-OUTPUT = "return"
-"""How a path names what a function answered: no parameter can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +63,11 @@ def wanted(card: Card, *, where: str | None = None, contains: str | None = None,
     names = names_in(card.signature)
 
     def inputs(example: Example, pairs: bool) -> Sequence[Mapping[str, JsonValue]]:
-        sides = cast("Sequence[Any]", example.args) if pairs else [[*example.args, dict(example.kwargs)]]
-        output = {} if pairs else {OUTPUT: example.output}
-        assert names is not None or where is None
-        return [{**(names.inputs(args, kwargs) if names else {}), **output} for *args, kwargs in sides]
+        if not pairs:
+            given = names.inputs(example.args, example.kwargs) if names else {}
+            return [{**given, OUTPUT: example.output}]
+        sides = cast("Sequence[list[Any]]", example.args)  # each is [*args, kwargs]
+        return [names.inputs(side[:-1], side[-1]) if names else {} for side in sides]
 
     if where is not None:
         if names is None:

@@ -30,8 +30,8 @@ async def verify(storage: Storage, *, repair: bool = False) -> AsyncIterator[Fin
             for finding in await _lines(storage, name, repair=repair):
                 yield finding
     for key in await storage.keys():
-        if (finding := await _value(storage, key, repair=repair)) is not None:
-            yield finding
+        if (wrong := await _value(storage, key, repair=repair)) is not None:
+            yield wrong
 
 
 async def rebuild(storage: Storage) -> dict[str, int]:
