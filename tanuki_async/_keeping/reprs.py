@@ -6,7 +6,7 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
 
@@ -18,7 +18,8 @@ DEEPEST = 100
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)(?![\w.])|-?(?:inf|nan)(?!\w)")
 _STRING = re.compile(r"""(b?)('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")""")
-_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", re.DOTALL | re.IGNORECASE)
+_HEX = "([0-9a-fA-F]{%d})"
+_ESCAPE = re.compile(rf"\\(?:x{_HEX % 2}|u{_HEX % 4}|U{_HEX % 8}|(.))", re.DOTALL)
 _NAME = re.compile(r"[^\W\d]\w*(?:\.(?:[^\W\d]\w*|<locals>))*")
 _KEYWORD = re.compile(r"([^\W\d]\w*)=")
 _ENUM = re.compile(r"<([^\W\d][\w.]*): ")
@@ -38,8 +39,8 @@ class ReprError(ValueError):
     """The text is no repr of a value that is read here; the message says where and why."""
 
 
-def _list(*given: Any) -> list[Any]:
-    return list(*given)
+def _list(items: Iterable[Any] = (), maxlen: int | None = None) -> list[Any]:
+    return list(items)
 
 
 def _pairs(*given: Any) -> dict[Any, Any]:
@@ -163,6 +164,8 @@ class _Reader:
         places, fields = self._arguments(depth)
         make = _MADE.get(name)
         if make is None:
+            if name.startswith("datetime."):
+                self._fail(f"{name}(…) is no repr")
             if places:
                 self._fail(f"{name}(…) does not name its fields")
             return fields
