@@ -182,6 +182,10 @@ class Library:
             desk.apprentice = await self._distiller.watch(self.task(desk))
         await put_card(self._storage, spec, self._clock)
 
+    async def introduce(self, spec: FunctionSpec) -> None:
+        """Keep a function's card beside its data, where no call has done so."""
+        await put_card(self._storage, spec, self._clock)
+
     async def _times_forgotten(self, spec: FunctionSpec) -> str | None:
         held = await self._storage.get(forgotten_key(spec.hash))
         return None if held is None else held.version

@@ -269,6 +269,8 @@ class Tanuki:
                 lines.setdefault(name, []).append(kept)
         for name, batch in lines.items():
             await self._recorder.keep(name, batch)
+        for spec in {each.spec for each, _, _ in lesson.pairs if not each.options.ignore_data_storage}:
+            await self.library.introduce(spec)
         for function, example in lesson.examples:
             desk = self.desk(function)
             if not function.options.ignore_data_storage:

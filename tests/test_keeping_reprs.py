@@ -80,7 +80,7 @@ def test_what_repr_writes_is_read_back(value: Any) -> None:
         (Box(Point(1, 2.0), Colour.RED), {"corner": {"x": 1, "y": 2.0}, "colour": "red"}),
         (frozenset({1}), [1]),
         (set(), []),
-        ({"it's \"so\"\n"}, ["it's \"so\"\n"]),
+        ({'it\'s "so"\n'}, ['it\'s "so"\n']),
         (collections.deque([1, 2], maxlen=3), [1, 2]),
         (collections.defaultdict(list, {"a": [1]}), {"a": [1]}),
         (collections.OrderedDict([("a", 1)]), {"a": 1}),
@@ -103,7 +103,9 @@ def test_objects_become_what_types_can_be_made_of(value: object, read: object) -
 
 
 def test_a_models_repr_validates_as_the_model() -> None:
-    order = Order.model_validate_json('{"id": 1, "box": {"corner": [1, 2], "colour": "red"}, "at": "2024-01-02T00:00:00Z"}')
+    order = Order.model_validate_json(
+        '{"id": 1, "box": {"corner": [1, 2], "colour": "red"}, "at": "2024-01-02T00:00:00Z"}'
+    )
     assert TypeAdapter(Order).validate_python(read_repr(repr(order))) == order
 
 

@@ -301,3 +301,67 @@ def test_several_event_loops_share_a_storage(make: Made) -> None:
     assert sum(asyncio.run(in_threads())) == 125
     assert asyncio.run(storage.count(NAME)) == 125
     asyncio.run(storage.aclose())
+
+
+async def test_rewriting_leaves_out_lines_which_may_then_come_again(storage: Storage) -> None:
+    await storage.append(NAME, [line(n) for n in range(5)])
+    assert await storage.rewrite(NAME, lambda lines: [each for each in lines if each != line(3)]) == 1
+    assert await everything(storage) == [line(0), line(1), line(2), line(4)]
+    assert await storage.count(NAME) == 4
+    assert await storage.append(NAME, [line(3), line(4)]) == Appended(1, 1)
+    assert await storage.append(NAME, [line(3), line(4)], latest=True) == Appended(0, 2)
+
+
+async def test_rewriting_what_is_not_there_leaves_nothing_behind(storage: Storage) -> None:
+    assert await storage.rewrite("f/none", lambda lines: []) == 0
+    assert await storage.names() == []
+    assert await storage.keys() == []
+
+
+async def test_rewriting_keeps_the_order_and_what_came_twice(storage: Storage) -> None:
+    lines = [line("x", "good"), line("x", "bad"), line("x", "good"), line("y")]
+    for each in lines:
+        await storage.append(NAME, [each], latest=True)
+    assert await storage.rewrite(NAME, lambda found: [each for each in found if each != line("y")]) == 1
+    assert await everything(storage) == lines[:3]
+
+
+async def test_a_failing_rewrite_changes_nothing(storage: Storage) -> None:
+    await storage.append(NAME, [line(1)])
+
+    def fail(_: list[bytes]) -> list[bytes]:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await storage.rewrite(NAME, fail)
+    assert await everything(storage) == [line(1)]
+    assert await storage.append(NAME, [line(1), line(2)]) == Appended(1, 1)
+
+
+async def test_lines_appended_during_many_rewrites_are_not_lost(storage: Storage) -> None:
+    async def grow(start: int) -> None:
+        for number in range(start, start + 20):
+            await storage.append(NAME, [line(number)])
+
+    async def rewrite() -> None:
+        for _ in range(10):
+            await storage.rewrite(NAME, lambda lines: [each for each in lines if b'"10' not in each])
+
+    await asyncio.gather(grow(0), grow(100), rewrite())
+    assert {line(n) for n in (*range(20), *range(110, 120)) if n != 10} <= set(await everything(storage))
+
+
+async def test_a_removed_value_is_gone_and_may_be_written_anew(storage: Storage) -> None:
+    await storage.put("f/state", b"1", version=None)
+    await storage.remove("f/state")
+    await storage.remove("f/state")
+    held = await storage.get("f/state")
+    assert held is None or not held.value
+    assert await storage.put("f/state", b"2", version=held.version if held else None) is not None
+
+
+async def test_rebuilding_counts_the_lines_and_knows_them_all(storage: Storage) -> None:
+    await storage.append(NAME, [line(n) for n in range(100)])
+    assert await storage.rebuild(NAME) == 100
+    assert await storage.append(NAME, [line(n) for n in range(100)]) == Appended(0, 100)
+    assert await storage.inspect() == []
