@@ -1,5 +1,4 @@
 """The care of kept data, on real files, through the command that users run."""
-# ruff: noqa: ASYNC240 — a test looks at small files directly
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 async def _import(options: argparse.Namespace) -> None:
     """Read what Tanuki.py kept, without executing anything; every example must fit its function's types."""
-    functions = modules.functions_of(options.module)
-    storage = open_place(options.dir)
+    functions = await asyncio.to_thread(modules.functions_of, options.module)
+    storage = await asyncio.to_thread(open_place, options.dir)
     await storage.open()
     try:
         importing = carrying.import_from(Path(options.source), storage, functions, told=dict(options.map))
@@ -95,13 +95,13 @@ async def _adopt(options: argparse.Namespace) -> None:
 async def _target(storage: Storage, wanted: str) -> tuple[str, PatchedFunction | None]:
     module, colon, name = wanted.partition(":")
     if colon:
-        functions = modules.functions_of(module)
+        functions = await asyncio.to_thread(modules.functions_of, module)
         found = functions[original.named(name, functions)]
         await put_card(storage, found.spec, SYSTEM_CLOCK)
         return found.spec.hash, found
     card = await reading.find(storage, wanted)
     try:
-        return card.hash, modules.with_hash(card.module, card.hash)
+        return card.hash, await asyncio.to_thread(modules.with_hash, card.module, card.hash)
     except UsageError:
         return card.hash, None
 

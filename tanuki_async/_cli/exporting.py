@@ -56,10 +56,15 @@ async def _run(options: argparse.Namespace) -> None:
     counts: Counter[str] = Counter(written=0, validation=0, skipped=0)
     async with reading.opened(options.dir) as storage:
         card = await reading.find(storage, options.function)
-        spec = _function(card, options.module).spec
-        with _files(options.out, validation=options.validation > 0) as (training, validation):
+        spec = (await asyncio.to_thread(_function, card, options.module)).spec
+        files = contextlib.ExitStack()
+        opening = _files(options.out, validation=options.validation > 0)
+        training, validation = await asyncio.to_thread(files.enter_context, opening)
+        try:
             async for batch in export(storage, spec, form=options.format, validation=options.validation):
                 await asyncio.to_thread(_write, batch, training, validation, counts)
+        finally:
+            await asyncio.to_thread(files.__exit__, *sys.exc_info())
     if options.json:
         print(json.dumps(dict(counts)), file=sys.stderr)
     else:

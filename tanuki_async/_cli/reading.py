@@ -37,7 +37,7 @@ def add_function(parser: argparse.ArgumentParser) -> None:
 @contextlib.asynccontextmanager
 async def opened(place: str | None) -> AsyncGenerator[Storage]:
     """Open the storage of existing data. StorageError where there is none."""
-    storage = open_place(place)
+    storage = await asyncio.to_thread(open_place, place)  # a relative path asks where this is
     if isinstance(storage, FilesystemStorage):
         await asyncio.to_thread(_must_exist, storage.path)
     await storage.open()

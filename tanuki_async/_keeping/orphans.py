@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Orphan:
 async def orphans(storage: Storage, cards: Sequence[Card], modules: Sequence[str]) -> list[Orphan]:
     """Compare the cards with the functions of `modules`, or of the module that each card names."""
     known: dict[str, Mapping[str, PatchedFunction] | str] = {
-        module: _functions(module) for module in modules or {card.module for card in cards}
+        module: await asyncio.to_thread(_functions, module) for module in modules or {card.module for card in cards}
     }
     if modules and (broken := next((each for each in known.values() if isinstance(each, str)), None)):
         raise UsageError(broken)
