@@ -81,8 +81,9 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def write(directory: Path, name: str, examples: list[Example]) -> None:
+    storage = FilesystemStorage(directory)
+
     async def put() -> None:
-        storage = FilesystemStorage(directory)
         await storage.open()
         await storage.append(name, [encode_example(each) for each in examples], latest=True)
         await storage.aclose()
@@ -426,9 +427,9 @@ async def test_a_running_process_forgets_what_another_one_deletes(
         assert done.returncode == 0
         async with asyncio.timeout(10):
             while await judge("from Ann") == "aligned":
-                clock.advance(5)
+                await clock.advance(5)
                 await asyncio.sleep(0.01)
-        assert "from Ann" not in str(provider.requests[-1].head.examples)
+        assert "from Ann" not in str(provider.calls[-1].head.examples)
 
 
 async def test_two_that_rewrite_data_do_not_meet(tmp_path: Path) -> None:

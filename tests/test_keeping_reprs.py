@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import enum
 import uuid
@@ -158,7 +159,5 @@ def test_what_is_no_plain_value_is_refused(text: str) -> None:
 
 @given(some.text(alphabet="()[]{}<>,:'\"\\=.bAN1e-_ \n", max_size=40))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(ReprError):  # any other error fails the test
         read_repr(text)
-    except ReprError as error:
-        assert "character" in str(error)
