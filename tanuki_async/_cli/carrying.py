@@ -46,12 +46,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="which function a file belongs to, where its lines fit several",
     )
     _common(parser)
-    parser.set_defaults(run=lambda options: asyncio.run(_import(options)))
+    reading.runs(parser, _import)
     parser = commands.add_parser("adopt", help="carry data over to a changed function", description=_adopt.__doc__)
     parser.add_argument("old", metavar="OLD", help="the hash of the data, or the first digits of it")
     parser.add_argument("new", metavar="NEW", help="a hash, a name, or package.module:function")
     _common(parser)
-    parser.set_defaults(run=lambda options: asyncio.run(_adopt(options)))
+    reading.runs(parser, _adopt)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

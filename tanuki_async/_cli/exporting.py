@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -40,7 +40,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="part of the inputs, such as 0.1, that goes to FILE with .validation before its ending",
     )
     parser.add_argument("--json", action="store_true", help="print the counts as a JSON object, on standard error")
-    parser.set_defaults(run=lambda options: asyncio.run(_run(options)))
+    reading.runs(parser, _run)
 
 
 def _share(text: str) -> float:
@@ -89,7 +89,7 @@ def _function(card: Card, module: str | None) -> PatchedFunction:
 
 
 @contextlib.contextmanager
-def _files(out: Path | None, *, validation: bool) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+def _files(out: Path | None, *, validation: bool) -> Generator[tuple[BinaryIO, BinaryIO | None]]:
     """Open what is written to. Files appear whole, when all is in them, for their user only."""
     if out is None:
         yield sys.stdout.buffer, None
@@ -101,7 +101,7 @@ def _files(out: Path | None, *, validation: bool) -> Iterator[tuple[BinaryIO, Bi
 
 
 @contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[BinaryIO]:
+def _appearing(path: Path) -> Generator[BinaryIO]:
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--students", action="store_true", help="delete students trained on the examples, too")
     parser.add_argument("--yes", action="store_true", help="do it; without, only counts are shown")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
-    parser.set_defaults(run=lambda options: asyncio.run(_run(options)))
+    reading.runs(parser, _run)
 
 
 async def _run(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -26,12 +25,12 @@ def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
     parser = _command(commands, "verify", "check that all that is kept is whole", _verify.__doc__)
     parser.add_argument("--repair", action="store_true", help="mend; bad bytes are moved aside into *.damaged")
-    parser.set_defaults(run=lambda options: asyncio.run(_verify(options)))
+    reading.runs(parser, _verify)
     parser = _command(commands, "rebuild", "make the filters anew from the data", _rebuild.__doc__)
-    parser.set_defaults(run=lambda options: asyncio.run(_rebuild(options)))
+    reading.runs(parser, _rebuild)
     parser = _command(commands, "compact", "drop repeated examples and replaced answers", _compact.__doc__)
     parser.add_argument("--dry-run", action="store_true", help="only count what would go")
-    parser.set_defaults(run=lambda options: asyncio.run(_compact(options)))
+    reading.runs(parser, _compact)
 
 
 def _command(

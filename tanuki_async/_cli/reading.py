@@ -6,8 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from tanuki_async._about import Status, make_status
 from tanuki_async._distill import training
@@ -32,6 +33,15 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 def add_function(parser: argparse.ArgumentParser) -> None:
     """Add the argument that says which function is meant."""
     parser.add_argument("function", metavar="FUNCTION", help="its name, its hash, or the first digits of its hash")
+
+
+def runs(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace], Coroutine[Any, Any, None]]) -> None:
+    """Let the parser's command run a coroutine function on an event loop of its own."""
+
+    def run(options: argparse.Namespace) -> None:
+        asyncio.run(command(options))
+
+    parser.set_defaults(run=run)
 
 
 @contextlib.asynccontextmanager

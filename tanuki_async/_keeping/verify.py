@@ -78,7 +78,7 @@ def _whole(lines: list[bytes]) -> list[bytes]:
 
 
 def _kinds(lines: Sequence[bytes]) -> list[Kind]:
-    return list(map(_kind, lines))
+    return [_kind(line) for line in lines]
 
 
 def _kind(line: bytes) -> Kind:
