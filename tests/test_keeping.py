@@ -17,6 +17,7 @@ import tanuki_async as tanuki
 from tanuki_async._cli import main
 from tanuki_async._keeping.alone import alone
 from tanuki_async._lines import decode_line, encode_example
+from tanuki_async._record.journal import journal_for
 from tanuki_async._records import Example
 from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.testing import FakeProvider, Value
@@ -359,6 +360,26 @@ def test_forgotten_text_is_nowhere_below_the_directory(shop: str, capsys: pytest
     told = document(capsys, "forget", "classify", "--contains", "Secret", "--yes")
     assert sum(told["lines"].values()) == 2
     assert not [path for path in directory.rglob("*") if path.is_file() and b"Secret" in path.read_bytes()]
+
+
+def test_lines_that_wait_in_a_journal_of_this_machine_are_forgotten_too(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANUKI_JOURNAL_DIR", str(tmp_path / "journal"))
+    directory, hash_of = imported(shop, capsys)
+    name = f"{hash_of['classify']}/PATCHES"
+    lines = [
+        encode_example(Example(args=(text,), kwargs={}, output="bad", source="call")) for text in ("Secret 1", "other")
+    ]
+    journal = journal_for(FilesystemStorage(directory).address, None)
+    assert journal is not None
+    journal.add([(name, line) for line in lines])
+    journal.set_aside(name, lines[0].replace(b"1", b"2"), "it was refused")
+    journal.close()  # its process has ended
+    told = document(capsys, "forget", "classify", "--contains", "Secret", "--yes")
+    assert told["lines"] == {name: 1, "refused by storage": 1}
+    assert "other" in {each.args[0] for each in read(directory, name)}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"Secret" in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

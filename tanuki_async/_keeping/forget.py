@@ -13,6 +13,7 @@ from typing import Any, cast
 from tanuki_async._clock import SYSTEM_CLOCK, Clock, timestamp
 from tanuki_async._distill.state import State
 from tanuki_async._errors import StorageError, UsageError
+from tanuki_async._keeping import journals
 from tanuki_async._keeping.fitting import names_in
 from tanuki_async._keeping.verify import DAMAGED
 from tanuki_async._library import Card, forgotten_key
@@ -90,12 +91,16 @@ async def forget(
 ) -> Forgotten:
     """Count what is meant; with `do`, take it out of the data, and tell students and running processes."""
     found = Forgotten()
+    if do:
+        await journals.hand_over(storage)
     for each in dataset.DATASETS:
         for name in (dataset.name_of(card.hash, each), dataset.name_of(card.hash, each) + DAMAGED):
             keep = _keeper(which, pairs=each in _PAIRS)
             count = await storage.rewrite(name, keep) if do else await _count(storage, name, keep)
             if count:
                 found.lines[name] = count
+    if count := await journals.refused(storage, _meant(card, which), do=do):
+        found.lines["refused by storage"] = count
     if do:  # also where nothing was found: a process that was killed half-way may have left students as they were
         await _tell(storage, card, clock)
     for key in await storage.keys(f"{card.hash}/state-"):
@@ -105,6 +110,11 @@ async def forget(
             if told:
                 found.students[int(number)] = told
     return found
+
+
+def _meant(card: Card, which: Wanted) -> Callable[[str, bytes], bool]:
+    pairs = {dataset.name_of(card.hash, each) for each in _PAIRS}
+    return lambda name, line: name.startswith(f"{card.hash}/") and which.line(line, pairs=name in pairs)
 
 
 def _keeper(which: Wanted, *, pairs: bool) -> Callable[[list[bytes]], list[bytes]]:
