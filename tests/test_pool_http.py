@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
 from tanuki_async._pool import dial, quiet, wire
 from tanuki_async._pool.http import Connections
+from tanuki_async._pool.rounds import PIECES
 from tanuki_async._records import Reply
 from tanuki_async.testing import LoopbackServer
 
@@ -249,6 +251,28 @@ async def test_closing_ends_what_is_on_its_way_and_may_be_done_twice() -> None:
             await task
         with pytest.raises(NotOpenError, match="closed"):
             await post(http, server.url)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[LoopbackServer]:
+    """A server that answers though our loop stands still."""
+    with LoopbackServer.in_thread("yes", latency=0.05) as server:
+        yield server
+
+
+async def test_answers_that_have_come_are_given_before_closing_ends(elsewhere: LoopbackServer) -> None:
+    http, body = Connections(), b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    url = f"{elsewhere.url}/chat/completions"
+    tasks = [asyncio.create_task(http.send("POST", url, headers=HEADERS, body=body)) for _ in range(150)]
+    await elsewhere.wait_requests(150)
+    time.sleep(0.15)  # noqa: ASYNC251  # now all answers lie in the kernel
+    for _ in range(2):  # they are read in the second round
+        await asyncio.sleep(0)
+    await http.aclose()
+    assert all(task.done() for task in tasks)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {Reply, NotOpenError}
+    assert sum(isinstance(outcome, Reply) for outcome in outcomes) > PIECES
 
 
 async def test_another_loop_is_refused(http: Connections) -> None:

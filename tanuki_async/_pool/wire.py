@@ -108,11 +108,13 @@ class Direct:
         return connection
 
     async def aclose(self) -> None:
-        """Close all connections. Requests that are still running fail."""
+        """Close all connections. Requests that are still running fail, but for those whose answer is here already."""
         self._closed = True
         for connection in list(self.connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
+        while self.exchanges:
+            await asyncio.sleep(0)
 
     def target(self, url: str) -> Target:
         """Take a URL apart, once."""
