@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import takewhile
 
 
 class Deadline:
@@ -52,13 +53,14 @@ class Deadlines:
         return deadline
 
     def _look(self) -> None:
-        """End the calls whose time is over, and come back when the next one's is."""
+        """End the calls whose time is over, and come back when the next one's is.
+
+        All at once: a place that one leaves must not go to another whose time is over too.
+        """
         assert self._loop is not None
         now, self._timer = self._loop.time(), None
-        while self.running:
-            first = next(iter(self.running))
-            if first.when > now:
-                self._timer = self._loop.call_at(first.when, self._look)
-                return
-            del self.running[first]
-            first.come()
+        for deadline in list(takewhile(lambda each: each.when <= now, self.running)):
+            del self.running[deadline]
+            deadline.come()
+        if self.running:
+            self._timer = self._loop.call_at(next(iter(self.running)).when, self._look)

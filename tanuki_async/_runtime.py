@@ -161,9 +161,9 @@ class Tanuki:
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self._stop_tasks,
             self.library.aclose,
+            self._pool.aclose,  # before the recorder: what is answered still has to be kept
             self._recorder.aclose,
             self._storage.aclose,
-            self._pool.aclose,
             *([self._shared.aclose] if self._shared else []),
         )
         for step in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Self
@@ -47,6 +48,11 @@ class RawServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for writer in self._writers:
             writer.close()
+
+    def shut_all(self) -> None:
+        """Close every connection for good, before the loop goes on."""
+        for writer in self._writers:
+            writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1

@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -12,8 +13,9 @@ import pytest
 from _raw_server import ABORT, CLOSE, HANG, RawServer, ok
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
-from tanuki_async._pool import dial, wire
+from tanuki_async._pool import dial, quiet, wire
 from tanuki_async._pool.http import Connections
+from tanuki_async._pool.rounds import PIECES
 from tanuki_async._records import Reply
 from tanuki_async.testing import LoopbackServer
 
@@ -60,13 +62,27 @@ async def test_a_connection_that_the_server_closed_while_idle_is_replaced_unnoti
     async with RawServer([ok(), CLOSE]) as server:
         for _ in range(3):
             assert (await post(http, server.url)).status == 200
+            await asyncio.sleep(0.01)
     assert server.connections == 3
 
 
-async def test_a_kept_connection_that_is_cut_without_an_answer_is_replaced_once(http: Connections) -> None:
+async def test_a_close_that_the_loop_was_too_busy_to_hear_is_noticed_before_anything_is_sent(
+    http: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "QUIET_SECONDS", 0.0)
+    async with RawServer([ok()]) as server:
+        await post(http, server.url)
+        server.shut_all()
+        assert (await post(http, server.url)).status == 200
+    assert (len(server.requests), server.connections) == (2, 2)
+
+
+async def test_a_request_that_was_sent_is_never_sent_again_unasked(http: Connections) -> None:
     async with RawServer(lambda count: [ABORT] if count == 2 else [ok()]) as server:
-        for _ in range(2):
-            assert (await post(http, server.url)).status == 200
+        await post(http, server.url)
+        with pytest.raises(ProviderUnreachableError, match="closed the connection without an answer"):
+            await post(http, server.url)
+        assert (await post(http, server.url)).status == 200
     assert len(server.requests) == 3
 
 
@@ -237,6 +253,28 @@ async def test_closing_ends_what_is_on_its_way_and_may_be_done_twice() -> None:
             await post(http, server.url)
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[LoopbackServer]:
+    """A server that answers though our loop stands still."""
+    with LoopbackServer.in_thread("yes", latency=0.05) as server:
+        yield server
+
+
+async def test_answers_that_have_come_are_given_before_closing_ends(elsewhere: LoopbackServer) -> None:
+    http, body = Connections(), b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    url = f"{elsewhere.url}/chat/completions"
+    tasks = [asyncio.create_task(http.send("POST", url, headers=HEADERS, body=body)) for _ in range(150)]
+    await elsewhere.wait_requests(150)
+    time.sleep(0.15)  # noqa: ASYNC251  # now all answers lie in the kernel
+    for _ in range(2):  # they are read in the second round
+        await asyncio.sleep(0)
+    await http.aclose()
+    assert all(task.done() for task in tasks)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} <= {Reply, NotOpenError}
+    assert sum(isinstance(outcome, Reply) for outcome in outcomes) > PIECES
+
+
 async def test_another_loop_is_refused(http: Connections) -> None:
     async with RawServer([ok()]) as server:
         await post(http, server.url)
@@ -390,7 +428,7 @@ async def test_an_address_that_refuses_makes_way_for_the_next(
         return [(None, None, 6, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
-    async with RawServer([ok(), CLOSE]) as server:
+    async with RawServer([ok(b"{}", "Connection: close"), CLOSE]) as server:
         url = f"http://two.invalid:{server.host.partition(':')[2]}"
         assert [(await post(http, url)).status for _ in range(4)] == [200] * 4
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -12,7 +13,7 @@ from h2.events import DataReceived
 from h2.settings import SettingCodes
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
-from tanuki_async._pool import session, wire
+from tanuki_async._pool import quiet, session, wire
 from tanuki_async._pool.goodbyes import Goodbyes
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import Reply
@@ -189,11 +190,28 @@ async def test_a_reset_in_the_midst_of_an_answer_is_told(http: Connections) -> N
         assert len(server.requests) == 1
 
 
-async def test_a_connection_that_the_server_closed_while_idle_is_replaced_unnoticed(http: Connections) -> None:
+async def test_a_connection_that_the_server_closed_while_idle_is_replaced_unnoticed(
+    http: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "QUIET_SECONDS", 0.0)
     async with H2Server() as server:
         await post(http, server.url)
-        server.connections[0].transport.abort()
+        server.connections[0].transport.get_extra_info("socket").shutdown(socket.SHUT_WR)  # the loop has not heard yet
         assert (await post(http, server.url)).status == 200
+        assert (len(server.requests), len(server.connections)) == (2, 2)
+
+
+async def test_a_request_that_was_sent_is_not_sent_again_unless_the_server_says_it_was_left_undone(
+    http: Connections,
+) -> None:
+    def answer(asked: Asked, number: int, stream: int) -> None:
+        asked.transport.abort() if number == 2 else asked.reply(stream)
+
+    async with H2Server(answer) as server:
+        await post(http, server.url)
+        with pytest.raises(ProviderUnreachableError, match="without an answer"):
+            await post(http, server.url)
+        assert len(server.requests) == 2
 
 
 async def test_a_connection_that_is_cut_fails_all_that_is_on_it(http: Connections) -> None:
@@ -457,7 +475,8 @@ def test_another_event_loop_will_do() -> None:
 
 
 async def test_a_host_that_picks_http_1_is_spoken_to_in_that(http: Connections) -> None:
-    async with RawServer(lambda number: [ok(), CLOSE] if number == 3 else [ok()], tls=tls("http/1.1")) as server:
+    last = ok(b"{}", "Connection: close")
+    async with RawServer(lambda number: [last, CLOSE] if number == 3 else [ok()], tls=tls("http/1.1")) as server:
         for _ in range(4):
             assert (await post(http, server.url)).status == 200
         async with http.stream("POST", server.url, headers={}, body=b"{}") as answer:

@@ -64,3 +64,24 @@ async def test_it_stops_asking_for_rounds_when_nothing_is_left() -> None:
         await asyncio.sleep(0)
     assert counted.done == [1]
     assert not any(getattr(handle._callback, "__self__", None) is counted.pieces for handle in loop._ready)  # type: ignore[attr-defined]
+
+
+async def test_a_piece_that_fails_or_is_interrupted_stops_none_that_come_after_it() -> None:
+    loop, told, done = asyncio.get_running_loop(), list[object](), list[int]()
+
+    def work(piece: int) -> None:
+        if piece == 1:
+            raise RuntimeError("the handle is closed")
+        done.append(piece)
+
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    pieces = Rounds[int](loop, work, at_once=0)
+    for piece in range(5):
+        pieces.put(piece)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    pieces.put(5)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert done == [0, 2, 3, 4, 5]
+    assert [str(error) for error in told] == ["the handle is closed"]

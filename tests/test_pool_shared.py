@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("redis.asyncio.sentinel")
 
+from tanuki_async._errors import SettingsError
 from tanuki_async._pool.shared import SharedBudget, SharedLimits
 from tanuki_async._pool.windows import Spent
 from tanuki_async._records import Limits
@@ -158,3 +159,10 @@ async def test_without_redis_each_keeps_to_its_part_and_says_so_once(caplog: pyt
     told = [record for record in caplog.records if "not shared now" in record.message]
     assert len(told) == 2  # one for each
     assert "start Redis" in told[0].message
+
+
+async def test_less_than_one_a_minute_is_refused_as_all_together_would_send_more(place: RedisPlace) -> None:
+    shared = limits(place)
+    with pytest.raises(SettingsError, match=r"limit of 0\.5 a minute for openai cannot be shared"):
+        shared.budget("openai", Limits(requests_per_minute=0.5, tokens_per_minute=100))
+    await shared.aclose()

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from _raw_server import ABORT, RawServer, ok
+from pydantic import TypeAdapter
 
 from tanuki_async._errors import (
     AuthenticationError,
@@ -21,8 +23,10 @@ from tanuki_async._pool.pool import LaneStatistics, Pool, PoolStatistics, Progre
 from tanuki_async._pool.windows import Budget, LocalBudget
 from tanuki_async._records import AnswerSchema, Completion, Head, Limits, Model, RateHint, Request, Turn, Usage
 from tanuki_async.abc import Http, Provider
+from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.testing import FakeClock
 
+TypeAdapter(int)  # pydantic looks for its plugins on disk, once
 HEAD = Head(function="f", system="x", answer=AnswerSchema(name="f", schema={"type": "object"}, strict=True))
 Answerer = Callable[["Scripted", Request], Any]
 
@@ -602,3 +606,36 @@ async def test_a_bug_tells_nothing_about_the_server(pool: Pool, clock: FakeClock
         with pytest.raises(ProviderError, match="bug"):
             await pool.complete(provider, question(), Progress())
     assert lane_of(pool) == LaneStatistics(model="m", allowed=1000)
+
+
+async def test_a_server_that_cuts_connections_sees_no_more_requests_than_the_limit_says() -> None:
+    answer = ok(b'{"choices":[{"message":{"content":"yes"},"finish_reason":"stop"}]}')
+    async with RawServer(lambda count: [answer] if count % 2 else [ABORT]) as server:
+        provider = OpenAICompatible(server.url, name="fake")
+        pool = Pool(Connections(), limits={"fake": Limits(requests_per_minute=10)}, random=lambda: 0.0)
+
+        async def ask_on() -> None:
+            while True:
+                await pool.complete(provider, question("a"), Progress())
+
+        asking = asyncio.create_task(ask_on())
+        async with asyncio.timeout(2):
+            while not any(account.waiting for account in pool.statistics().accounts):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert pool.statistics().accounts[0].requests == len(server.requests) == 10
+        await pool.aclose()
+
+
+async def test_who_waits_for_a_limit_goes_on_though_somebody_cancels_every_task_that_he_finds(clock: FakeClock) -> None:
+    pool, provider = make_pool(clock, limits={"fake": Limits(requests_per_minute=1)}), Scripted(clock)
+    await pool.complete(provider, question(), Progress())
+    spared = asyncio.create_task(pool.complete(provider, question(), Progress()))
+    await asyncio.sleep(0)
+    (timer,) = (task for task in asyncio.all_tasks() if task.get_name() == "tanuki_async: limits of fake")
+    timer.cancel()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        await asyncio.gather(spared, pool.complete(provider, question(), Progress()))
+    await pool.aclose()

@@ -430,6 +430,48 @@ async def test_opening_one_that_is_open_elsewhere_is_refused(opened: Tanuki) -> 
         await asyncio.to_thread(asyncio.run, opened.__aenter__())
 
 
+async def test_no_call_is_answered_while_closing_whose_example_would_be_lost() -> None:
+    asked, release = asyncio.Event(), asyncio.Event()
+
+    async def late(request: ChatRequest) -> Any:
+        asked.set()
+        await release.wait()
+        return answer(request)
+
+    class SlowToClose(MemoryStorage):
+        async def aclose(self) -> None:
+            release.set()
+            await asyncio.sleep(0.05)
+            await super().aclose()
+
+    async with LoopbackServer(late) as server:
+        async with tanuki_for(server, SlowToClose()) as opened:
+            call = asyncio.create_task(echo("x"))
+            await asked.wait()
+        (outcome,) = await asyncio.gather(call, return_exceptions=True)
+    assert isinstance(outcome, NotOpenError)
+    assert opened.statistics().recorder.failed == 0
+
+
+async def test_answers_that_have_come_when_closing_begins_are_given_and_kept() -> None:
+    release = asyncio.Event()
+
+    async def together(request: ChatRequest) -> Any:
+        await release.wait()
+        return answer(request)
+
+    async with LoopbackServer(together) as server:
+        async with tanuki_for(server, MemoryStorage()) as opened:
+            calls = [asyncio.create_task(echo(str(number))) for number in range(300)]
+            await server.wait_requests(300)
+            release.set()
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    answered = sum(isinstance(outcome, str) for outcome in outcomes)
+    assert answered + sum(isinstance(outcome, NotOpenError) for outcome in outcomes) == 300
+    assert (opened.statistics().recorder.written, opened.statistics().recorder.failed) == (answered, 0)
+
+
 async def test_closing_twice_is_fine_and_before_opening_too(server: LoopbackServer, storage: MemoryStorage) -> None:
     never = tanuki_for(server, storage)
     await never.aclose()

@@ -86,12 +86,10 @@ class Multiplexed:
         origin = self._origins.get(target.origin) or self._open_origin(target)
         again = True
         while (session := await origin.place()) is not None:
-            used = session.used
             try:
                 return await session.begin(head, body)
             except CutError as error:
-                # Closed while it was idle, and we had not heard yet; or left undone, by the server's own word.
-                if not again or not (error.unprocessed or (used and not error.begun)):
+                if not (again and error.unprocessed):  # else it was left undone, by the server's own word
                     raise unreachable(target, error) from error
                 again = False
             except MalformedError as error:

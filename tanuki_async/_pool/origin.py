@@ -124,7 +124,11 @@ class Origin:
                 turn.set_exception(told)
 
     def _close_idle(self) -> None:
-        latest = time.monotonic() - wire.IDLE_SECONDS
+        now = time.monotonic()
         for session in list(self.sessions):
-            if not session.taken and session.idle_since < latest:
+            if session.taken:
+                continue
+            if now - session.idle_since > wire.IDLE_SECONDS:
                 session.close()
+            elif session.has_ended(now):
+                session.abort()

@@ -47,8 +47,10 @@ class Rounds(Generic[T]):
     def _round(self) -> None:
         queue = self._queue
         self._done = min(PIECES, len(queue))
-        for _ in range(self._done):
-            self._work(queue.popleft())
         self._begun = self._done > 0
-        if self._begun:
-            self._loop.call_soon(self._round)
+        try:
+            for _ in range(self._done):
+                self._work(queue.popleft())
+        finally:  # one that fails, or an interrupt, must not leave the others waiting for ever
+            if self._begun:
+                self._loop.call_soon(self._round)

@@ -26,6 +26,7 @@ from h2.settings import SettingCodes, Settings
 from tanuki_async._pool.exchange import AHEAD, Exchange, name_of
 from tanuki_async._pool.goodbyes import Goodbyes
 from tanuki_async._pool.parser import MalformedError
+from tanuki_async._pool.quiet import has_ended
 from tanuki_async._pool.targets import CutError
 
 ANSWER_SECONDS = 5.0  # in which a server must say anything at all, where there is doubt that it still listens
@@ -51,7 +52,6 @@ class Session(asyncio.Protocol):
         self._doubt: asyncio.TimerHandle | None = None
         self._leaving = False
         self.taken = 0
-        self.used = False
         self.lost = False
         self.idle_since = time.monotonic()
 
@@ -82,6 +82,10 @@ class Session(asyncio.Protocol):
                 self.close()
         self._changed(self)
 
+    def has_ended(self, now: float) -> bool:
+        """Whether it was closed while nothing was on its way, perhaps unheard."""
+        return self.lost or has_ended(self._transport, now - self.idle_since)
+
     async def wait_greeted(self, seconds: float) -> None:
         """Wait until the server has told its settings. OSError, which TimeoutError is, where it does not."""
         try:
@@ -108,7 +112,6 @@ class Session(asyncio.Protocol):
     def leave(self, exchange: Exchange) -> None:
         """End an exchange, whole or not, and give its place back."""
         del self._exchanges[exchange.id]
-        self.used = True
         if not self.lost:
             self._http.acknowledge_received_data(exchange.unread, exchange.id)
             if not exchange.over:

@@ -17,7 +17,7 @@ from collections import deque
 from urllib.parse import quote
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
-from tanuki_async._errors import StorageError
+from tanuki_async._errors import SettingsError, StorageError
 from tanuki_async._pool.shares import DEAL
 from tanuki_async._pool.windows import MINUTE, SLICES, Slice, Spent, Window
 from tanuki_async._records import Limits
@@ -45,9 +45,15 @@ class SharedLimits:
         self._budgets: list[SharedBudget] = []
 
     def budget(self, name: str, limits: Limits) -> SharedBudget | None:
-        """Begin to share the limits of `name`; None where nothing is limited."""
-        if not (limits.requests_per_minute or limits.tokens_per_minute):
+        """Begin to share the limits of `name`; None where nothing is limited. SettingsError for less than one."""
+        asked = [each for each in (limits.requests_per_minute, limits.tokens_per_minute) if each]
+        if not asked:
             return None
+        if min(asked) < 1:
+            raise SettingsError(
+                f"the limit of {min(asked):g} a minute for {name} cannot be shared, as it is less than one; allow one, "
+                "or pass shared_limits=False and run one process"
+            )
         budget = SharedBudget(name, limits, self._clients, self._clock, self._period)
         budget.start()
         self._budgets.append(budget)

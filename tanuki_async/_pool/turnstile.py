@@ -188,12 +188,15 @@ class Turnstile:
             return
         self._stop_timer()
         self._due = due
-        self._timer = asyncio.create_task(self._wake(due), name=f"tanuki_async: limits of {self.name}")
+        sleep = self._clock.sleep(due - self._clock.monotonic())
+        self._timer = asyncio.create_task(sleep, name=f"tanuki_async: limits of {self.name}")
+        self._timer.add_done_callback(self._wake)
 
-    async def _wake(self, due: float) -> None:
-        await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
-        self._timer, self._due = None, math.inf
-        self.pump()
+    def _wake(self, timer: asyncio.Task[None]) -> None:
+        """Look again. Also where somebody else cancelled the timer, as programs do that cancel what they find."""
+        if timer is self._timer:
+            self._timer, self._due = None, math.inf
+            self.pump()
 
     def _stop_timer(self) -> None:
         timer, self._timer, self._due = self._timer, None, math.inf

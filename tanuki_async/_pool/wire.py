@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from tanuki_async._errors import SettingsError
 from tanuki_async._pool.flow import Flow
 from tanuki_async._pool.parser import Answer, MalformedError
+from tanuki_async._pool.quiet import has_ended
 from tanuki_async._pool.rounds import PIECES, Rounds
 from tanuki_async._pool.targets import CutError, Target, malformed, split_url, unreachable
 from tanuki_async._records import Reply
@@ -51,32 +52,27 @@ class Direct:
         """Exchange one request for one whole answer. ProviderUnreachableError where that fails."""
         target = self._targets.get(url) or self._learn(url)
         request = _encode(method, target, headers, body)
-        connection = self._take(target)
-        while True:
-            fresh = connection is None
-            connection = connection or await self._connect(target)
-            self.exchanges += 1
-            try:
-                answer = await connection.ask(request, without_body=method == "HEAD")
-                reply = answer.reply()
-            except BaseException as error:
-                connection.transport.abort()
-                if isinstance(error, MalformedError):
-                    raise malformed(target, error) from error
-                if not isinstance(error, CutError):
-                    raise
-                if fresh or error.begun:
-                    raise unreachable(target, error) from error
+        connection = self._take(target) or await self._connect(target)
+        self.exchanges += 1
+        try:
+            answer = await connection.ask(request, without_body=method == "HEAD")
+            reply = answer.reply()
+        except BaseException as error:
+            connection.transport.abort()
+            if isinstance(error, MalformedError):
+                raise malformed(target, error) from error
+            if isinstance(error, CutError):
+                raise unreachable(target, error) from error
+            raise
+        else:
+            if answer.reusable and not connection.lost and not self._closed:
+                self._keep(connection, target)
             else:
-                if answer.reusable and not connection.lost and not self._closed:
-                    self._keep(connection, target)
-                else:
-                    connection.transport.abort()
-                return reply
-            finally:
-                self.exchanges -= 1
-                connection.asked()
-            connection = None  # the server closed it while it was idle, and we had not heard yet: a new one will do
+                connection.transport.abort()
+            return reply
+        finally:
+            self.exchanges -= 1
+            connection.asked()
 
     @asynccontextmanager
     async def stream(
@@ -102,27 +98,23 @@ class Direct:
 
     async def _begin(self, target: Target, request: bytes) -> Connection:
         """Send a request and wait for the head of its answer."""
-        connection = self._take(target)
-        while True:
-            fresh = connection is None
-            connection = connection or await self._connect(target)
-            try:
-                await connection.begin(request)
-            except CutError as error:
-                if fresh or error.begun:
-                    raise unreachable(target, error) from error
-                connection = None  # it was closed while it was idle: a new one will do
-            except MalformedError as error:
-                raise malformed(target, error) from error
-            else:
-                return connection
+        connection = self._take(target) or await self._connect(target)
+        try:
+            await connection.begin(request)
+        except CutError as error:
+            raise unreachable(target, error) from error
+        except MalformedError as error:
+            raise malformed(target, error) from error
+        return connection
 
     async def aclose(self) -> None:
-        """Close all connections. Requests that are still running fail."""
+        """Close all connections. Requests that are still running fail, but for those whose answer is here already."""
         self._closed = True
         for connection in list(self.connections):
             connection.transport.abort()
         await asyncio.sleep(0)  # the transports say goodbye in the loop's next round
+        while self.exchanges:  # noqa: ASYNC110  # each ends by itself within a few rounds
+            await asyncio.sleep(0)
 
     def target(self, url: str) -> Target:
         """Take a URL apart, once."""
@@ -150,16 +142,14 @@ class Direct:
         return target
 
     def _take(self, target: Target) -> Connection | None:
-        """The youngest idle connection, if there is one that may still be good."""
+        """The youngest idle connection that still stands. The others are closed."""
         idle = self._idle.get(target.origin)
-        if not idle:
-            return None
-        connection, since = idle.popitem()
-        if time.monotonic() - since < IDLE_SECONDS:
-            return connection
-        for old in (connection, *idle):
-            old.transport.abort()
-        idle.clear()
+        while idle:
+            connection, since = idle.popitem()
+            seconds = time.monotonic() - since
+            if seconds < IDLE_SECONDS and not has_ended(connection.transport, seconds):
+                return connection
+            connection.transport.abort()
         return None
 
     def _keep(self, connection: Connection, target: Target) -> None:
