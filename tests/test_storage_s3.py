@@ -239,11 +239,16 @@ def test_a_url_says_where_and_how() -> None:
         "s3://bucket/x?endpoint=nonsense",
         "s3://bucket/x?kms_key=alias/y",
         "s3://bucket/../x y",
+        "s3://key:sec/ret@bucket/x",
+        "s3://key/secret@bucket",
+        "s3://bucket/x?endpoint=http://user:secret@host",
+        "s3://[::1/x",
     ],
 )
 def test_a_url_that_is_no_place_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as caught:
         open_place(url)
+    assert "sec" not in str(caught.value)
 
 
 def test_lines_are_cut_into_segments_of_bounded_size() -> None:
