@@ -80,10 +80,12 @@ class Journal:
             return 0
         with self._mutex, translated("read", self.path):
             before = self.lines
-            for left in sorted(self.path.iterdir(), key=lambda path: path.stat().st_mtime):
+            for left in sorted(self.path.iterdir(), key=_age):
                 if left.is_dir() and left != self._own and (descriptor := _locked(left)) is not None:
-                    self._take_over(left)
-                    os.close(descriptor)
+                    try:
+                        self._take_over(left)
+                    finally:
+                        os.close(descriptor)
             return self.lines - before
 
     def _take_over(self, left: Path) -> None:
@@ -112,6 +114,7 @@ class Journal:
                 with contextlib.suppress(OSError):
                     os.ftruncate(tail, self._tail_size)
                 self._end_tail()  # whatever is left of it there: nobody reads behind it
+                self._drop_last_if_empty()
                 raise
             self._tail_size += len(content)
             path, before = self._files.pop()
@@ -181,10 +184,23 @@ class Journal:
             sync_directory(path.parent)
         return self._tail
 
+    def _drop_last_if_empty(self) -> None:
+        path, lines = self._files[-1]
+        if not lines:
+            self._files.pop()
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     def _end_tail(self) -> None:
         tail, self._tail, self._tail_size = self._tail, None, 0
         if tail is not None:
             os.close(tail)
+
+
+def _age(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):  # another process has taken it over
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _locked(directory: Path) -> int | None:
@@ -206,13 +222,13 @@ def _frame(name: bytes, line: bytes) -> bytes:
 
 
 def _frames(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Read what is whole; a torn end was never reported as written."""
+    """Read what is whole; a torn end, or the zeros that a power loss leaves, was never reported as written."""
     at = 0
     while at + _FRAME.size <= len(content):
         size, name_size, checksum = _FRAME.unpack_from(content, at)
         middle = at + _FRAME.size + name_size
         name, line = content[at + _FRAME.size : middle], content[middle : middle + size]
-        if len(line) < size or zlib.crc32(line, zlib.crc32(name)) != checksum:
+        if not name or len(line) < size or zlib.crc32(line, zlib.crc32(name)) != checksum:
             return
         yield name.decode(), line
         at = middle + size
