@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class RecorderStatistics:
 
 @dataclass(slots=True)
 class _Trouble:
-    """A name that fails: how often, and how much went well elsewhere before that."""
+    """A name that fails: how often, and how much had gone well elsewhere when it last did."""
 
     attempts: int
     successes: int
@@ -57,6 +58,10 @@ class Delivery:
             appended = await self._storage.append(name, lines, latest=latest)
         except StorageError:
             raise
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise StorageError(f"{self._storage!r} was closed meanwhile") from error  # nobody cancelled this one
         except Exception as error:  # a storage of the user's may raise anything; it must not end the recorder
             raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
         self._successes += 1
@@ -70,15 +75,16 @@ class Delivery:
         except StorageError:
             trouble = self._troubles.setdefault(name, _Trouble(0, self._successes))
             trouble.attempts += 1
-            if trouble.attempts % _SIFT_EVERY or not await self._sift(name, lines, trouble):
+            others_do, trouble.successes = self._successes > trouble.successes, self._successes
+            if trouble.attempts % _SIFT_EVERY or not await self._sift(name, lines, went_well=others_do):
                 raise
         self._troubles.pop(name, None)
 
-    async def _sift(self, name: str, lines: Sequence[bytes], trouble: _Trouble) -> bool:
+    async def _sift(self, name: str, lines: Sequence[bytes], *, went_well: bool) -> bool:
         """Write in ever smaller parts. False where storage takes nothing at all: then it is down."""
         refused: list[tuple[bytes, StorageError]] = []
         parts: list[Sequence[bytes]] = [lines]
-        failures, went_well = 0, self._successes > trouble.successes
+        failures = 0
         while parts:
             part = parts.pop()
             try:

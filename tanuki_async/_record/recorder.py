@@ -20,7 +20,7 @@ from tanuki_async.abc import Appended, Storage
 __all__ = ["Recorder", "RecorderStatistics"]
 
 _GROUP_BYTES = 4 << 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+_FIRST_PAUSE, _BESIDE_PAUSE, _LONGEST_PAUSE = 0.1, 1.0, 30.0
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -171,12 +171,15 @@ class Recorder:
         while True:
             await self._wake.wait()
             await self._until_due()
+            before = self._finished
             try:
                 await self.flush()
                 pause = _FIRST_PAUSE
             except Exception as error:  # whatever it is, the next lines still want to be written
                 if not isinstance(error, StorageError):
                     logger.exception("the recorder met a bug; it goes on in %g s", pause)
+                if self._finished > before:  # one name fails, and others are not to wait for it
+                    pause = min(pause, _BESIDE_PAUSE)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
