@@ -290,10 +290,13 @@ class Library:
     async def _save_now_and_then(self) -> None:
         while True:
             await self._clock.sleep(SAVE_TALLIES)
-            try:
-                await self.save_tallies()
-            except Exception as error:  # noqa: BLE001  # as above
-                logger.warning("tallies cannot be saved now: %s", error)
+            await self._try_to_save_tallies()
+
+    async def _try_to_save_tallies(self) -> None:
+        try:
+            await self.save_tallies()
+        except Exception as error:  # noqa: BLE001  # as above
+            logger.warning("tallies cannot be saved now: %s", error)
 
     async def aclose(self) -> None:
         """Stop distilling and save the tallies."""
@@ -303,7 +306,7 @@ class Library:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._distiller.aclose()
-        await self.save_tallies()
+        await self._try_to_save_tallies()
 
 
 def _stamped(example: Example, at: str) -> bytes:

@@ -340,6 +340,23 @@ async def test_a_lone_refused_record_is_set_aside_once_storage_takes_others(tmp_
     await recorder.aclose()
 
 
+async def test_storage_that_has_room_for_a_few_lines_makes_nobody_set_the_others_aside(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    storage, lines = Moody(), lines_of(12)
+    storage.refuses = lambda name, line: line not in lines[:3]
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+    await clock.advance(3600)
+    assert (await storage.all(), recorder.statistics().failed) == (lines[:3], 0)
+    storage.refuses = lambda name, line: False
+    await clock.advance(31)
+    assert await storage.all() == lines
+    assert recorder.statistics().failed == 0
+    await recorder.aclose()
+
+
 async def test_storage_that_is_down_for_long_makes_nobody_set_lines_aside(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
