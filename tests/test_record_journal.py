@@ -68,6 +68,15 @@ async def started(
     return recorder
 
 
+def left_in(path: Path) -> list[bytes]:
+    journal, found = Journal(path, "somewhere"), list[bytes]()
+    journal.adopt()
+    while oldest := journal.oldest():
+        found += oldest[NAME]
+        journal.done()
+    return found
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not true():  # noqa: ASYNC110 — a thread makes it true
@@ -241,6 +250,22 @@ async def test_order_holds_though_storage_hung_while_lines_went_to_disk(tmp_path
     assert await storage.all() == lines
     assert recorder.statistics().deduplicated == 0
     await recorder.aclose()
+
+
+async def test_order_holds_though_it_was_closed_while_storage_hung(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(), lines_of(150)
+    recorder = await started(storage, tmp_path, clock)
+    storage.free.clear()
+    for line in lines[:20]:
+        recorder.remember(NAME, line)
+    flushing = asyncio.create_task(recorder.flush())
+    await until(lambda: bool(storage.asked))
+    for line in lines[20:]:
+        recorder.remember(NAME, line)
+    await until(lambda: recorder.statistics().spilled > 50)
+    flushing.cancel()
+    await recorder.aclose()
+    assert await asyncio.to_thread(left_in, tmp_path) == lines
 
 
 async def test_a_patient_storage_gets_one_write_of_what_was_durable_at_once(tmp_path: Path, clock: FakeClock) -> None:

@@ -13,12 +13,12 @@ import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import mmh3
 
-from tanuki_async.storage._files import is_at, lock, make_directory, sync_data, sync_directory, translated, write_all
+from tanuki_async.storage._files import is_at, lock, make_directory, replace, sync_data, sync_directory, translated, write_all
 
 __all__ = ["Journal", "journal_for"]
 
@@ -121,6 +121,14 @@ class Journal:
             self._files.append((path, before + len(lines)))
             if self._tail_size >= _FULL:
                 self._end_tail()
+
+    def add_before(self, lines: Sequence[tuple[str, bytes]]) -> None:
+        """Add lines that are older than all that wait here; once, as the last thing before closing."""
+        with self._mutex, translated("write to the journal", self.path):
+            path = self._directory() / f"{0:012}.lines"
+            replace(path, b"".join([_frame(name.encode(), line) for name, line in lines]))
+            self._files.appendleft((path, len(lines)))
+            self._oldest = None
 
     def oldest(self) -> dict[str, list[bytes]]:
         """Return the lines of the oldest file by name; whoever writes a name deletes it there. Empty at the end."""

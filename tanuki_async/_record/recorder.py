@@ -280,13 +280,14 @@ class Recorder:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        await self._leave(self._waiting.give_up())
+        await self._leave()
         await self._spill.close()
 
-    async def _leave(self, left: list[tuple[str, bytes]]) -> None:
-        """Keep what could not be written for the next process, where there is a journal."""
-        if left and not await self._spill.add(left):
-            self._give_up(len(left), f"nothing could be written for {self._grace:g} s")
+    async def _leave(self) -> None:
+        """Keep what could not be written for the next process, in order, where there is a journal."""
+        for left, before in ((self._waiting.give_up_older(), True), (self._waiting.give_up(), False)):
+            if left and not await self._spill.add(left, before=before):
+                self._give_up(len(left), f"nothing could be written for {self._grace:g} s")
         if lines := self._spill.lines:
             logger.warning("%d examples wait in the local journal for the next process that uses this storage", lines)
 
