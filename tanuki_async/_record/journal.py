@@ -18,7 +18,16 @@ from pathlib import Path
 
 import mmh3
 
-from tanuki_async.storage._files import is_at, lock, make_directory, replace, sync_data, sync_directory, translated, write_all
+from tanuki_async.storage._files import (
+    is_at,
+    lock,
+    make_directory,
+    replace,
+    sync_data,
+    sync_directory,
+    translated,
+    write_all,
+)
 
 __all__ = ["Journal", "journal_for"]
 
