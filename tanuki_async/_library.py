@@ -300,11 +300,17 @@ class Library:
     async def _save_now_and_then(self) -> None:
         while True:
             await self._clock.sleep(SAVE_TALLIES)
+            await self._try_to_save_tallies()
             try:
-                await self.save_tallies()
                 await self._notice_forgotten()
             except Exception as error:  # noqa: BLE001  # as above
-                logger.warning("tallies cannot be saved now: %s", error)
+                logger.warning("whether examples were forgotten cannot be read now: %s", error)
+
+    async def _try_to_save_tallies(self) -> None:
+        try:
+            await self.save_tallies()
+        except Exception as error:  # noqa: BLE001  # as above
+            logger.warning("tallies cannot be saved now: %s", error)
 
     async def aclose(self) -> None:
         """Stop distilling and save the tallies."""
@@ -314,7 +320,7 @@ class Library:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._distiller.aclose()
-        await self.save_tallies()
+        await self._try_to_save_tallies()
 
 
 def _stamped(example: Example, at: str) -> bytes:

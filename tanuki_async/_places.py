@@ -34,7 +34,7 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()
-    if scheme == "file" and colon and rest:
+    if scheme == "file" and colon and rest.strip("/"):
         return FilesystemStorage(Path(rest.removeprefix("//")))
     if scheme in SCHEMES and rest.startswith("//"):
         return RedisStorage(place)
@@ -62,5 +62,5 @@ def open_limits(settings: Settings, storage: Storage, clock: Clock) -> SharedLim
 
 
 def _without_login(place: str) -> str:
-    scheme, slashes, rest = place.partition("://")
-    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+    _, login, rest = place.rpartition("@")
+    return f"{place.partition(':')[0]}://{rest}" if login else place

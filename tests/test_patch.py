@@ -682,6 +682,8 @@ async def test_two_providers_of_one_name_are_refused(server: LoopbackServer, sto
         ({"limits": {"opnai": Limits(concurrency=3)}}, "did you mean 'openai'"),
         ({"min_agreement": None}, "min_agreement is a number"),
         ({"storage": "mongodb://x"}, "of no known kind"),
+        ({"storage": "redis::secret@x"}, "storage 'redis://x' is of no known kind"),
+        ({"storage": "file://"}, "of no known kind"),
         ({"storage": 3}, "storage is a directory"),
         ({"close_timeout": "1"}, "close_timeout is a number"),
         ({"embedding_model": 3}, "'provider:name'"),

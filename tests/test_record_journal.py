@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -68,6 +68,15 @@ async def started(
     return recorder
 
 
+def left_in(path: Path) -> list[bytes]:
+    journal, found = Journal(path, "somewhere"), list[bytes]()
+    journal.adopt()
+    while oldest := journal.oldest():
+        found += oldest[NAME]
+        journal.done()
+    return found
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not true():  # noqa: ASYNC110 — a thread makes it true
@@ -117,9 +126,62 @@ def test_a_torn_end_hides_nothing_before_it(tmp_path: Path, damage: Callable[[by
     whole = file.read_bytes()
     file.write_bytes(damage(whole))
     second = Journal(tmp_path, "somewhere")
-    second.adopt()
-    kept = second.oldest()["a"]
-    assert kept == [b"one", b"two", b"three"][: 3 if len(damage(whole)) > len(whole) else 2]
+    kept = [b"one", b"two", b"three"][: 3 if len(damage(whole)) > len(whole) else 2]
+    assert second.adopt() == len(kept)
+    assert second.oldest() == {"a": kept}
+
+
+def test_what_two_processes_take_over_at_once_is_taken_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for line in (b"1", b"2", b"3"):
+        left = Journal(tmp_path, "somewhere")
+        left.add([("a", line)])
+        left.close()
+    first, second = Journal(tmp_path, "somewhere"), Journal(tmp_path, "somewhere")
+    look = Path.iterdir
+
+    def and_be_late(path: Path) -> Iterator[Path]:
+        found = list(look(path))
+        monkeypatch.undo()
+        assert second.adopt() == 3
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", and_be_late)
+    assert first.adopt() == 0
+    assert second.lines == 3
+
+
+def test_a_directory_that_cannot_be_taken_over_is_left_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Journal(tmp_path, "somewhere")
+    left.add([("a", b"1")])
+    left.close()
+
+    def broken(path: Path) -> bytes:
+        raise OSError(errno.EIO, "broken")
+
+    first = Journal(tmp_path, "somewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", broken)
+        with pytest.raises(StorageError, match="read"):
+            first.adopt()
+    assert Journal(tmp_path, "somewhere").adopt() == 1
+
+
+def test_writes_that_fail_again_and_again_leave_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    journal = Journal(tmp_path, "somewhere")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal_module, "write_all", full)
+        for _ in range(3):
+            with pytest.raises(StorageError, match="disk is full"):
+                journal.add([("a", b"1")])
+    assert not journal.is_full
+    assert list(journal.path.glob("*/*.lines")) == []
+    journal.add([("a", b"2")])
+    assert journal.oldest() == {"a": [b"2"]}
 
 
 def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +250,22 @@ async def test_order_holds_though_storage_hung_while_lines_went_to_disk(tmp_path
     assert await storage.all() == lines
     assert recorder.statistics().deduplicated == 0
     await recorder.aclose()
+
+
+async def test_order_holds_though_it_was_closed_while_storage_hung(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(), lines_of(150)
+    recorder = await started(storage, tmp_path, clock)
+    storage.free.clear()
+    for line in lines[:20]:
+        recorder.remember(NAME, line)
+    flushing = asyncio.create_task(recorder.flush())
+    await until(lambda: bool(storage.asked))
+    for line in lines[20:]:
+        recorder.remember(NAME, line)
+    await until(lambda: recorder.statistics().spilled > 50)
+    flushing.cancel()
+    await recorder.aclose()
+    assert await asyncio.to_thread(left_in, tmp_path) == lines
 
 
 async def test_a_patient_storage_gets_one_write_of_what_was_durable_at_once(tmp_path: Path, clock: FakeClock) -> None:
@@ -284,6 +362,23 @@ async def test_a_lone_refused_record_is_set_aside_once_storage_takes_others(tmp_
         recorder.remember(NAME, b"%d" % n)
         await asyncio.gather(recorder.flush(), return_exceptions=True)
     assert (recorder.statistics().written, recorder.statistics().failed) == (5, 1)
+    await recorder.aclose()
+
+
+async def test_storage_that_has_room_for_a_few_lines_makes_nobody_set_the_others_aside(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    storage, lines = Moody(), lines_of(12)
+    storage.refuses = lambda name, line: line not in lines[:3]
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+    await clock.advance(3600)
+    assert (await storage.all(), recorder.statistics().failed) == (lines[:3], 0)
+    storage.refuses = lambda name, line: False
+    await clock.advance(31)
+    assert await storage.all() == lines
+    assert recorder.statistics().failed == 0
     await recorder.aclose()
 
 

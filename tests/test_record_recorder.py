@@ -191,6 +191,58 @@ async def test_one_name_that_fails_does_not_hold_up_another(storage: Moody, cloc
     await recorder.aclose()
 
 
+async def test_a_name_that_fails_for_ever_does_not_slow_another_down(clock: FakeClock) -> None:
+    class Picky(MemoryStorage):
+        async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+            if name == "bad":
+                raise StorageError("not this one")
+            return await super().append(name, lines, latest=latest)
+
+    picky = Picky()
+    recorder = Recorder(picky, clock=clock, grace=0.01)
+    recorder.start()
+    for number in range(600):
+        recorder.remember("bad", line(number))
+        recorder.remember("good", line(number))
+        await clock.advance(0.1)
+    assert await picky.count("good") > 580
+    assert recorder.statistics().failed == 0
+    await recorder.aclose()
+
+
+async def test_an_outage_that_begins_between_two_names_loses_neither(clock: FakeClock) -> None:
+    class Ending(MemoryStorage):
+        left = 0  # appends until it is down
+
+        async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+            if name == "unlucky" or not self.left:
+                raise StorageError("going down")
+            self.left -= 1
+            return await super().append(name, lines, latest=latest)
+
+    storage = Ending()
+    recorder = Recorder(storage, clock=clock, grace=0.01)
+    recorder.start()
+    storage.left = 1
+    recorder.remember("unlucky", line(1))
+    recorder.remember("lucky", line(2))
+    await clock.advance(3600)
+    assert await storage.count("lucky") == 1
+    assert (recorder.statistics().queued, recorder.statistics().failed) == (1, 0)
+    await recorder.aclose()
+
+
+async def test_a_storage_that_cancels_what_it_was_asked_for_ends_no_recorder(
+    recorder: Recorder, storage: Moody, clock: FakeClock
+) -> None:
+    storage.error = asyncio.CancelledError()
+    recorder.remember(NAME, line(1))
+    await clock.advance(1)
+    storage.error = None
+    await clock.advance(1)
+    assert await storage.all() == [line(1)]
+
+
 async def test_above_its_bound_the_queue_drops_what_is_new_and_says_so_once(
     storage: Moody, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -584,6 +585,34 @@ async def test_one_that_cannot_be_opened_does_not_stay_the_one_of_this_task(
         with pytest.raises(StorageError):
             await tanuki_for(server, tmp_path / "file").__aenter__()
         assert current() is inner
+
+
+@pytest.mark.parametrize("freed", [True, False])
+async def test_a_full_disk_fails_no_call_and_is_counted_and_told_once(
+    freed: bool, server: LoopbackServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        async with tanuki_for(server, tmp_path / "data", journal=tmp_path / "journal", close_timeout=0.3) as running:
+            await echo("before")
+            await tanuki.flush()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, limits[1]))
+            assert [await echo(f"text {n}") for n in range(10)] == [f"text {n}" for n in range(10)]
+            with pytest.raises(StorageError, match="may not grow"):
+                await tanuki.flush()
+            numbers = running.statistics().recorder
+            assert (numbers.queued + numbers.written, numbers.failed) == (11, 0)
+            assert len([each for each in caplog.records if "examples wait" in each.message]) == 1
+            if freed:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+                await tanuki.flush()
+        numbers = running.statistics().recorder
+        assert (numbers.failed == 0) is freed
+        assert len(kept(tmp_path / "data")) == numbers.written
+        assert not any("refuses" in each.message for each in caplog.records)
+        assert "Library.aclose failed" not in caplog.text
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 async def test_a_closed_one_goes_on_reading_nothing(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -265,6 +265,10 @@ def test_a_place_in_words_has_no_login(url: str, name: str) -> None:
         "redis://:passw0rd@h/1?cluster=true",
         "redis://:passw0rd@h:port",
         "redis+sentinel://:passw0rd@a:1",
+        "redis://:passw0rd#more@h",
+        "redis://user:passw0rd/more@h:6379",
+        "redis://user:6/passw0rd@h",
+        "redis+sentinel://user:6/passw0rd@a:1",
     ],
 )
 def test_a_url_that_cannot_work_is_refused_without_telling_its_password(url: str) -> None:

@@ -15,6 +15,7 @@ from tanuki_async._errors import SettingsError, StorageError
 from tanuki_async._places import open_place
 from tanuki_async.abc import Appended
 from tanuki_async.storage import s3
+from tanuki_async.storage._s3_log import Log
 from tanuki_async.storage._s3_place import Place
 from tanuki_async.storage._s3_segments import LARGEST, Head, Segment, cut, mergeable
 from tanuki_async.storage.s3 import S3Storage
@@ -147,6 +148,33 @@ async def test_whoever_was_told_nothing_finds_out_that_it_was_first() -> None:
         assert faults.plan == []
 
 
+async def test_what_another_has_partly_merged_before_the_answer_came_is_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tanuki_async.storage._s3_segments.LARGEST", 2)  # two lines, two segments
+    async with opened(_s3.place(_s3.ministack())) as storage:
+
+        async def append(ready: s3._Ready) -> Appended:
+            log, other, put = ready.log(NAME), Log(ready._bucket, NAME), ready._bucket.put
+
+            async def and_lose_the_answer(key: str, content: bytes, *, version: str | None) -> str | None:
+                new = await put(key, content, version=version)
+                if not key.startswith("heads/"):
+                    return new
+                monkeypatch.undo()
+                await other.refresh()
+                first, whole = other._head.segments[0], Segment.of([b"1"], 2)
+                await put(other._key(whole), b"1\n", version="*")
+                assert await other._exchange([first], whole)
+                return None
+
+            monkeypatch.setattr(ready._bucket, "put", and_lose_the_answer)
+            return await log.append([b"1", b"2"], latest=False)
+
+        await storage._do(append)
+        assert await everything(storage) == [b"1", b"2"]
+
+
 async def test_a_server_that_stays_ill_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Faults(_s3.ministack()) as faults, opened(_s3.place(faults.url)) as storage:
         storage._ready._bucket._patience = 0.3
@@ -239,11 +267,16 @@ def test_a_url_says_where_and_how() -> None:
         "s3://bucket/x?endpoint=nonsense",
         "s3://bucket/x?kms_key=alias/y",
         "s3://bucket/../x y",
+        "s3://key:sec/ret@bucket/x",
+        "s3://key/secret@bucket",
+        "s3://bucket/x?endpoint=http://user:secret@host",
+        "s3://[::1/x",
     ],
 )
 def test_a_url_that_is_no_place_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as caught:
         open_place(url)
+    assert "sec" not in str(caught.value)
 
 
 def test_lines_are_cut_into_segments_of_bounded_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class RecorderStatistics:
 
 @dataclass(slots=True)
 class _Trouble:
-    """A name that fails: how often, and how much went well elsewhere before that."""
+    """A name that fails: how often, and how much had gone well elsewhere when it last did."""
 
     attempts: int
     successes: int
@@ -57,9 +58,13 @@ class Delivery:
             appended = await self._storage.append(name, lines, latest=latest)
         except StorageError:
             raise
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise StorageError(f"{self._storage!r} was closed meanwhile") from error  # nobody cancelled this one
         except Exception as error:  # a storage of the user's may raise anything; it must not end the recorder
             raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
-        self._successes += 1
+        self._successes += appended.written > 0  # a full one still knows what it has
         self._count(name, appended)
         return appended
 
@@ -70,33 +75,40 @@ class Delivery:
         except StorageError:
             trouble = self._troubles.setdefault(name, _Trouble(0, self._successes))
             trouble.attempts += 1
-            if trouble.attempts % _SIFT_EVERY or not await self._sift(name, lines, trouble):
+            others_go, trouble.successes = self._successes > trouble.successes, self._successes
+            if trouble.attempts % _SIFT_EVERY or not await self._sift(name, lines, others_go=others_go):
                 raise
         self._troubles.pop(name, None)
 
-    async def _sift(self, name: str, lines: Sequence[bytes], trouble: _Trouble) -> bool:
-        """Write in ever smaller parts. False where storage takes nothing at all: then it is down."""
+    async def _sift(self, name: str, lines: Sequence[bytes], *, others_go: bool) -> bool:
+        """Write in ever smaller parts, and set aside what is refused. False where storage may be down, or full.
+
+        A line is refused if storage took another after it.
+        """
         refused: list[tuple[bytes, StorageError]] = []
+        doubtful: list[tuple[bytes, StorageError]] = []
         parts: list[Sequence[bytes]] = [lines]
-        failures, went_well = 0, self._successes > trouble.successes
+        failures = 0
         while parts:
             part = parts.pop()
             try:
-                await self.append(name, part)
-                failures, went_well = 0, True
+                if (await self.append(name, part)).written:
+                    refused, doubtful = [*refused, *doubtful], []
+                failures = 0
             except StorageError as error:
                 failures += 1
                 if failures > _DOWN:
                     return False
                 if len(part) == 1:
-                    refused.append((part[0], error))
+                    doubtful.append((part[0], error))
                 else:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
-        if went_well:
-            for line, why in refused:
-                await self._give_up_on(name, line, why)
-        return went_well
+        if doubtful and not others_go:
+            return False
+        for line, why in [*refused, *doubtful]:
+            await self._give_up_on(name, line, why)
+        return True
 
     async def _give_up_on(self, name: str, line: bytes, error: StorageError) -> None:
         self.failed += 1

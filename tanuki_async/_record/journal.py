@@ -13,12 +13,21 @@ import sys
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import mmh3
 
-from tanuki_async.storage._files import is_at, lock, make_directory, sync_data, sync_directory, translated, write_all
+from tanuki_async.storage._files import (
+    is_at,
+    lock,
+    make_directory,
+    replace,
+    sync_data,
+    sync_directory,
+    translated,
+    write_all,
+)
 
 __all__ = ["Journal", "journal_for"]
 
@@ -80,10 +89,12 @@ class Journal:
             return 0
         with self._mutex, translated("read", self.path):
             before = self.lines
-            for left in sorted(self.path.iterdir(), key=lambda path: path.stat().st_mtime):
+            for left in sorted(self.path.iterdir(), key=_age):
                 if left.is_dir() and left != self._own and (descriptor := _locked(left)) is not None:
-                    self._take_over(left)
-                    os.close(descriptor)
+                    try:
+                        self._take_over(left)
+                    finally:
+                        os.close(descriptor)
             return self.lines - before
 
     def _take_over(self, left: Path) -> None:
@@ -112,12 +123,21 @@ class Journal:
                 with contextlib.suppress(OSError):
                     os.ftruncate(tail, self._tail_size)
                 self._end_tail()  # whatever is left of it there: nobody reads behind it
+                self._drop_last_if_empty()
                 raise
             self._tail_size += len(content)
             path, before = self._files.pop()
             self._files.append((path, before + len(lines)))
             if self._tail_size >= _FULL:
                 self._end_tail()
+
+    def add_before(self, lines: Sequence[tuple[str, bytes]]) -> None:
+        """Add lines that are older than all that wait here; once, as the last thing before closing."""
+        with self._mutex, translated("write to the journal", self.path):
+            path = self._directory() / f"{0:012}.lines"
+            replace(path, b"".join([_frame(name.encode(), line) for name, line in lines]))
+            self._files.appendleft((path, len(lines)))
+            self._oldest = None
 
     def oldest(self) -> dict[str, list[bytes]]:
         """Return the lines of the oldest file by name; whoever writes a name deletes it there. Empty at the end."""
@@ -181,10 +201,23 @@ class Journal:
             sync_directory(path.parent)
         return self._tail
 
+    def _drop_last_if_empty(self) -> None:
+        path, lines = self._files[-1]
+        if not lines:
+            self._files.pop()
+            with contextlib.suppress(OSError):
+                path.unlink()
+
     def _end_tail(self) -> None:
         tail, self._tail, self._tail_size = self._tail, None, 0
         if tail is not None:
             os.close(tail)
+
+
+def _age(path: Path) -> float:
+    with contextlib.suppress(FileNotFoundError):  # another process has taken it over
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _locked(directory: Path) -> int | None:
@@ -206,13 +239,13 @@ def _frame(name: bytes, line: bytes) -> bytes:
 
 
 def _frames(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Read what is whole; a torn end was never reported as written."""
+    """Read what is whole; a torn end, or the zeros that a power loss leaves, was never reported as written."""
     at = 0
     while at + _FRAME.size <= len(content):
         size, name_size, checksum = _FRAME.unpack_from(content, at)
         middle = at + _FRAME.size + name_size
         name, line = content[at + _FRAME.size : middle], content[middle : middle + size]
-        if len(line) < size or zlib.crc32(line, zlib.crc32(name)) != checksum:
+        if not name or len(line) < size or zlib.crc32(line, zlib.crc32(name)) != checksum:
             return
         yield name.decode(), line
         at = middle + size

@@ -20,7 +20,7 @@ from tanuki_async.abc import Appended, Storage
 __all__ = ["Recorder", "RecorderStatistics"]
 
 _GROUP_BYTES = 4 << 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+_FIRST_PAUSE, _BESIDE_PAUSE, _LONGEST_PAUSE = 0.1, 1.0, 30.0
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -171,12 +171,15 @@ class Recorder:
         while True:
             await self._wake.wait()
             await self._until_due()
+            before = self._finished
             try:
                 await self.flush()
                 pause = _FIRST_PAUSE
             except Exception as error:  # whatever it is, the next lines still want to be written
                 if not isinstance(error, StorageError):
                     logger.exception("the recorder met a bug; it goes on in %g s", pause)
+                if self._finished > before:  # one name fails, and others are not to wait for it
+                    pause = min(pause, _BESIDE_PAUSE)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -277,13 +280,14 @@ class Recorder:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
-        await self._leave(self._waiting.give_up())
+        await self._leave()
         await self._spill.close()
 
-    async def _leave(self, left: list[tuple[str, bytes]]) -> None:
-        """Keep what could not be written for the next process, where there is a journal."""
-        if left and not await self._spill.add(left):
-            self._give_up(len(left), f"nothing could be written for {self._grace:g} s")
+    async def _leave(self) -> None:
+        """Keep what could not be written for the next process, in order, where there is a journal."""
+        for left, before in ((self._waiting.give_up_older(), True), (self._waiting.give_up(), False)):
+            if left and not await self._spill.add(left, before=before):
+                self._give_up(len(left), f"nothing could be written for {self._grace:g} s")
         if lines := self._spill.lines:
             logger.warning("%d examples wait in the local journal for the next process that uses this storage", lines)
 

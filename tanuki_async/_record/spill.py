@@ -57,12 +57,13 @@ class Spill:
             logger.info("%d examples of a process that ended early are taken over from %s", adopted, self._journal.path)
         return adopted
 
-    async def add(self, lines: Sequence[tuple[str, bytes]]) -> bool:
-        """Put lines into the journal. False where that fails, which is logged once."""
+    async def add(self, lines: Sequence[tuple[str, bytes]], *, before: bool = False) -> bool:
+        """Put lines into the journal, at the end before all others. False where that fails, which is logged once."""
         journal = self._journal
         if journal is None:
             return False
-        return self._kept(await self._attempt(lambda: journal.add(lines)))
+        add = journal.add_before if before else journal.add
+        return self._kept(await self._attempt(lambda: add(lines)))
 
     async def take(self, waiting: Waiting, limit: int) -> bool:
         """Move lines, up to so many bytes, from memory to the journal; where that fails, they stay in memory."""

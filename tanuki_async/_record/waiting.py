@@ -63,12 +63,19 @@ class Waiting:
         else:
             self.queue.extendleft(reversed(lines))
 
+    def give_up_older(self) -> list[tuple[str, bytes]]:
+        """Return what is older than the journal, the oldest first, and forget it."""
+        older = [(name, line) for name, lines in self.in_flight.items() for line in lines] + list(self.older)
+        self.in_flight.clear()
+        self.older.clear()
+        self._forget([line for _, line in older])
+        return older
+
     def give_up(self) -> list[tuple[str, bytes]]:
         """Return everything, the oldest first, and forget it."""
-        everything = [(name, line) for name, lines in self.in_flight.items() for line in lines]
-        everything += [*self.older, *self.spilling, *self.queue]
-        for each in (self.older, self.queue, self.in_flight, self.spilling):
-            each.clear()
+        everything = [*self.give_up_older(), *self.spilling, *self.queue]
+        self.queue.clear()
+        self.spilling.clear()
         self.bytes = 0
         return everything
 

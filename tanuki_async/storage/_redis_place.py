@@ -54,9 +54,7 @@ class RedisPlace:
 
     @classmethod
     def _parse(cls, url: str) -> RedisPlace:
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES:
-            raise ValueError(f"scheme {parts.scheme!r}")
+        parts = _parts(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         prefix, cluster = query.pop("prefix", "tanuki"), query.pop("cluster", "false").lower()
         wait = int(query.pop("wait", "0"))
@@ -110,6 +108,19 @@ class RedisPlace:
         secure = {"ssl": True} if self.url.startswith("rediss:") else {}
         sentinels = import_module("redis.asyncio.sentinel").Sentinel(self.sentinels, sentinel_kwargs=how | secure)
         return sentinels.master_for(self.service, **login, **secure, **how)
+
+
+def _parts(url: str) -> SplitResult:
+    """Take a URL apart; ValueError, which tells nothing of it, where its password would end up in another part."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # whose text may hold all of it
+        raise ValueError("its host is malformed") from None
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"scheme {parts.scheme!r}")
+    if parts.fragment or "@" in parts.path or ("@" in parts.query and "@" not in parts.netloc):
+        raise ValueError("in a password, / ? # and @ are written %2F %3F %23 and %40")
+    return parts
 
 
 def _nameless() -> dict[str, None]:

@@ -224,9 +224,10 @@ class Log:
         return _Sent(lines, segments, began)
 
     async def _take_back(self, sent: _Sent) -> None:
-        """Delete segments that no head names, nor ever will: the version that they were to follow is gone."""
+        """Delete segments that the head just read does not name, nor will any: the version to follow is gone."""
+        unnamed = [segment for segment in sent.segments if segment not in self._head.segments]
         with contextlib.suppress(StorageError):  # a sweep finds them
-            await self._bucket.delete(*map(self._key, sent.segments))
+            await self._bucket.delete(*map(self._key, unnamed))
 
     async def _commit(self, segments: Sequence[Segment]) -> bool:
         """Add segments to the log, or learn what others added meanwhile."""

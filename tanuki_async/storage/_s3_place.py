@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, fields
 from typing import Literal
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from tanuki_async._errors import SettingsError, clip
 
@@ -35,7 +36,7 @@ class Place:
         if not _PREFIX.fullmatch(self.prefix):
             raise SettingsError(f"the prefix {clip(self.prefix)!r} has characters other than A-Z a-z 0-9 . _ = - and /")
         if self.endpoint is not None and not _is_endpoint(self.endpoint):
-            raise SettingsError(f"endpoint looks like 'https://host:port', not {clip(self.endpoint)!r}")
+            raise SettingsError(f"endpoint looks like 'https://host:port', not {_without_login(self.endpoint)!r}")
         if self.writers not in ("many", "single"):
             raise SettingsError(f"writers is 'many' or 'single', not {self.writers!r}")
         if self.kms_key is not None and self.sse not in ("aws:kms", "aws:kms:dsse"):
@@ -44,9 +45,7 @@ class Place:
     @classmethod
     def from_url(cls, url: str) -> Place:
         """Read `s3://bucket/prefix?endpoint=…&region=…`."""
-        parts = urlsplit(url)
-        if parts.scheme != "s3" or parts.username or parts.password or parts.port or parts.fragment:
-            raise SettingsError("an S3 place looks like 's3://bucket/prefix?region=…'; keys come from the AWS chain")
+        parts = _parts(url)
         told = dict(parse_qsl(parts.query, keep_blank_values=True))
         known = [field.name for field in fields(cls) if field.name not in ("bucket", "prefix")]
         if unknown := sorted(set(told) - set(known)):
@@ -62,6 +61,19 @@ class Place:
             if field.name not in ("bucket", "prefix") and getattr(self, field.name) != field.default
         }
         return f"s3://{self.bucket}/{self.prefix.rstrip('/')}" + (f"?{urlencode(told, safe=':/')}" if told else "")
+
+
+def _parts(url: str) -> SplitResult:
+    """Take a URL apart, which may hold no key. The error tells nothing of it, as it may hold one all the same."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "s3" and "@" not in parts.netloc + parts.path and not parts.port and not parts.fragment:
+            return parts
+    raise SettingsError("an S3 place looks like 's3://bucket/prefix?region=…'; keys come from the AWS chain") from None
+
+
+def _without_login(endpoint: str) -> str:
+    return clip(endpoint.rpartition("@")[2])
 
 
 def _is_endpoint(text: str) -> bool:
