@@ -253,6 +253,7 @@ async def test_an_answer_with_everything() -> None:
         ("together/chat_truncated_length.json", '{"value":"Go', True),
         ("anyscale/chat_success_structured.json", None, False),
         ("anyscale/chat_truncated_length.json", None, True),
+        ("openai/chat_logprobs.json", '{"value":"Good"}', False),
     ],
 )
 async def test_recorded_answers_are_read(name: str, text: str | None, truncated: bool) -> None:
