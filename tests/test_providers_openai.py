@@ -747,6 +747,15 @@ async def test_anyscale_needs_an_address_that_lives() -> None:
         await Anyscale(KEY, "https://api.endpoints.anyscale.com/v1").complete(
             ask(Model(provider="anyscale", name="m")), Http()
         )
+    tuning = Anyscale(KEY, "https://api.endpoints.anyscale.com/v1", jobs=True).tuning
+    assert tuning is not None
+    with pytest.raises(SettingsError, match="2024-08-01"):
+        await tuning.jobs(Http())
+
+
+async def test_a_server_without_an_address_is_told_how_to_get_one() -> None:
+    with pytest.raises(SettingsError, match=r"server: pass OpenAICompatible\(base_url=…\)$"):
+        await OpenAICompatible(None).complete(ask(compatible().model("m")), Http())
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://user:pass@host/v1"])
