@@ -233,7 +233,7 @@ async def test_addresses_follow_the_region_and_the_environment(monkeypatch: pyte
     with pytest.raises(SettingsError, match="AWS_ENDPOINT_URL_BEDROCK_RUNTIME"):
         await url("bedrock-runtime")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "aws.internal")
-    with pytest.raises(SettingsError, match="^AWS_ENDPOINT_URL looks like"):
+    with pytest.raises(SettingsError, match=r"^AWS_ENDPOINT_URL looks like"):
         await url("bedrock")
 
 

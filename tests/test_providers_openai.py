@@ -216,7 +216,7 @@ async def test_the_same_head_gives_the_same_bytes_and_is_kept_only_while_it_live
     del head
     gc.collect()
     assert gone() is None
-    assert len(provider._bodies._kept) == 0
+    assert len(provider._bodies._heads.kept) == 0
 
 
 async def test_two_models_may_share_a_head() -> None:
