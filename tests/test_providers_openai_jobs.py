@@ -219,6 +219,16 @@ async def test_lists_are_read_page_by_page(tuning: Tuning, server: LoopbackServe
     assert found.id == "c"
 
 
+@pytest.mark.parametrize("data", [[None], ["x"], {"a": 1}, "x"])
+async def test_a_list_of_anything_but_objects_starts_nothing(
+    tuning: Tuning, server: LoopbackServer, http: Connections, data: Any
+) -> None:
+    server.route("GET", "/v1/fine_tuning/jobs", {"object": "list", "data": data})
+    with pytest.raises(ProviderUnavailableError, match="not with a list of objects"):
+        await tuning.start(TRAINING, http)
+    assert not any(request.method == "POST" for request in server.requests)
+
+
 async def test_a_closed_account_is_told_by_its_code(tuning: Tuning, jobs: OpenAIJobs, http: Connections) -> None:
     closed = fixture("openai", "error_403_training_not_available")
     jobs.refusal = Reply(status=403, headers=closed["headers"], body=json.dumps(closed["body"]).encode())
