@@ -9,7 +9,7 @@ from typing import Any
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import SettingsError
-from tanuki_async._models import retirement, split_name
+from tanuki_async._models import owner, retirement, split_name
 from tanuki_async._prices import filled
 from tanuki_async._records import Model
 from tanuki_async._route import Teacher
@@ -72,15 +72,16 @@ class Teachers:
         if isinstance(choice, Model):
             return Teacher(self._provider(choice.provider), filled(choice))
         provider_name, model_name = split_name(choice)
-        provider = self._provider(provider_name)
+        provider = self._provider(provider_name, choice)
         return Teacher(provider, filled(provider.model(model_name)))
 
-    def _provider(self, name: str) -> Provider:
+    def _provider(self, name: str, written: str = "") -> Provider:
         if name not in self._providers:
             if name not in BUILT_IN and name not in SERVERS:
                 known = sorted({*BUILT_IN, *SERVERS, *self._providers})
+                whole = (found := owner(written)) and f"; did you mean '{found}:{written}'?"
                 raise SettingsError(
-                    f"no provider is called {name!r}{nearest(name, known)}; for another server pass "
+                    f"no provider is called {name!r}{whole or nearest(name.lower(), known)}; for another server pass "
                     "`Tanuki(providers=[OpenAICompatible(base_url, name=…)])`"
                 )
             self._providers[name] = _make(name)

@@ -104,7 +104,8 @@ class TogetherJobs:
         own = {"id": job_id, "model": body["model"], "suffix": body["suffix"], "training_file": body["training_file"]}
         name = f"acme/{base}-{body['suffix']}-9f8e7d6c"
         times = {"created_at": f"2026-11-22T10:00:{len(self.jobs):02}Z"}
-        self.jobs[job_id] = {**self._bodies[self.training[0]], **own, **times, "model_output_name": name}
+        created = {**fixture("together", "finetune_create")["body"], "status": self.training[0]}
+        self.jobs[job_id] = {**created, **own, **times, "model_output_name": name}
         self.server.route("GET", f"/v1/fine-tunes/{job_id}", lambda _: self._look(job_id))
         self.server.route("POST", f"/v1/fine-tunes/{job_id}/cancel", lambda _: self._move(job_id, "cancel_requested"))
         self.server.route("GET", f"/v1/fine-tunes/{job_id}/events", fixture("together", "finetune_events")["body"])

@@ -397,7 +397,7 @@ def test_a_body_holds_the_same_parts_as_a_training_line_and_text_stays_as_it_was
         "s", content_of(seeing_), "1", content_of(seeing_),
     ]  # fmt: skip
     assert second.endswith(',{"role":"assistant","content":"1"},{"role":"user","content":"é\\n"}]}'.encode())
-    begin = bodies._kept[head]["m"].begin
+    begin = bodies._heads.kept[head]["m"].begin
     assert first.startswith(begin)
     assert second.startswith(begin)
 

@@ -15,7 +15,9 @@ from tanuki_async._cli import main
 from tanuki_async._errors import SettingsError
 from tanuki_async._models import ALIASES, DEFAULT_EMBEDDING, DEFAULT_TEACHERS, MODELS, lookup, retirement, split_name
 from tanuki_async._records import Model
-from tanuki_async.providers.openai import OpenAI
+from tanuki_async._settings import Settings
+from tanuki_async._teachers import Teachers
+from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.providers.together import TogetherAI
 from tanuki_async.testing import FakeClock, FakeProvider
 
@@ -64,6 +66,7 @@ def test_an_alias_of_a_model_that_answers_stands_for_it() -> None:
         ("mistralai/Mixtral-8x7B-Instruct-v0.1", "together:openai/gpt-oss-120b"),
         ("anthropic.claude-v2:1", "bedrock:us.anthropic.claude-sonnet-5-5"),
         ("gpt-6-luna", "did you mean 'openai:gpt-6-luna'"),
+        ("us.anthropic.claude-sonnet-5-5", "did you mean 'bedrock:us.anthropic.claude-sonnet-5-5'"),
         ("nothing", "a model is written 'provider:name'"),
     ],
 )
@@ -71,6 +74,27 @@ def test_a_name_without_a_provider_gets_advice(name: str, use: str) -> None:
     with pytest.raises(SettingsError) as caught:
         split_name(name)
     assert use in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("amazon.nova-lite-v1:0", "bedrock:amazon.nova-lite-v1:0"),
+        ("us.amazon.nova-lite-v1:0", "bedrock:us.amazon.nova-lite-v1:0"),
+        ("arn:aws:bedrock:us-east-1:1:provisioned-model/x", "bedrock:arn:aws:bedrock:us-east-1:1:provisioned-model/x"),
+        ("ft:gpt-4.1-mini-2025-04-14:acme::id", "openai:ft:gpt-4.1-mini-2025-04-14:acme::id"),
+        ("OpenAI:gpt-6-luna", "openai"),
+    ],
+)
+def test_a_name_with_colons_of_its_own_gets_advice_where_its_provider_is_missing(name: str, whole: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Teachers(Settings()).teacher(name)
+    assert f"did you mean {whole!r}?" in str(caught.value)
+
+
+def test_a_provider_of_ones_own_may_have_any_name() -> None:
+    mine = OpenAICompatible("http://localhost:8000/v1", name="ft")
+    assert str(Teachers(Settings(providers=(mine,))).teacher("ft:small").model) == "ft:small"
 
 
 def test_a_provider_refuses_what_its_maker_retired() -> None:

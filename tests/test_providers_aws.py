@@ -232,6 +232,9 @@ async def test_addresses_follow_the_region_and_the_environment(monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", "bedrock.internal")
     with pytest.raises(SettingsError, match="AWS_ENDPOINT_URL_BEDROCK_RUNTIME"):
         await url("bedrock-runtime")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "aws.internal")
+    with pytest.raises(SettingsError, match=r"^AWS_ENDPOINT_URL looks like"):
+        await url("bedrock")
 
 
 async def test_an_api_key_is_shown_to_bedrock_but_s3_gets_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from tanuki_async._errors import (
     RequestRejectedError,
     SettingsError,
 )
+from tanuki_async._models import split_name
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import AnswerSchema, Completion, Head, Job, Reply, Request, Training, Turn, Usage
 from tanuki_async.providers.bedrock import Bedrock
@@ -283,6 +284,27 @@ async def test_what_a_completed_training_made_is_deployed_by_the_token_once(setu
     job = await completed(setup)
     assert (job.status, job.model, job.reason) == ("succeeded", DEPLOYED, None)
     assert (await setup.provider.tuning.find("abc", setup.http)) == job
+
+
+@pytest.mark.parametrize("told", ["Creating", "Active", "Failed"])
+async def test_each_status_of_a_deployment_is_understood(setup: Setup, told: str) -> None:
+    setup.aws.deployments.append(fixture("custom_model_serving")["deployment_by_status"][told])
+    job = await completed(setup)
+    assert (job.status, job.model) == {
+        "Creating": ("running", None),
+        "Active": ("succeeded", DEPLOYED),
+        "Failed": ("succeeded", None),
+    }[told]
+    assert setup.creations == []
+
+
+@pytest.mark.parametrize("field", ["modelArn", "provisionedModelArn", "foundationModelArn"])
+async def test_what_serves_a_trained_model_is_asked_by_its_arn(setup: Setup, field: str) -> None:
+    arn = fixture("custom_model_serving")["provisioned_by_status"]["InService"][field]
+    model = setup.provider.model(split_name(f"bedrock:{arn}")[1])
+    assert model.name == arn
+    assert (model.context_window, model.structured) == (128_000, "json_schema" if "provisioned" in arn else "tool")
+    assert (model.price_input is None) == ("foundation" not in arn)  # its price is its account's
 
 
 @pytest.mark.parametrize("how", ["refused", "failed", "forbidden"])

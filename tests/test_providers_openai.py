@@ -216,7 +216,7 @@ async def test_the_same_head_gives_the_same_bytes_and_is_kept_only_while_it_live
     del head
     gc.collect()
     assert gone() is None
-    assert len(provider._bodies._kept) == 0
+    assert len(provider._bodies._heads.kept) == 0
 
 
 async def test_two_models_may_share_a_head() -> None:
@@ -253,6 +253,7 @@ async def test_an_answer_with_everything() -> None:
         ("together/chat_truncated_length.json", '{"value":"Go', True),
         ("anyscale/chat_success_structured.json", None, False),
         ("anyscale/chat_truncated_length.json", None, True),
+        ("openai/chat_logprobs.json", '{"value":"Good"}', False),
     ],
 )
 async def test_recorded_answers_are_read(name: str, text: str | None, truncated: bool) -> None:
@@ -746,6 +747,15 @@ async def test_anyscale_needs_an_address_that_lives() -> None:
         await Anyscale(KEY, "https://api.endpoints.anyscale.com/v1").complete(
             ask(Model(provider="anyscale", name="m")), Http()
         )
+    tuning = Anyscale(KEY, "https://api.endpoints.anyscale.com/v1", jobs=True).tuning
+    assert tuning is not None
+    with pytest.raises(SettingsError, match="2024-08-01"):
+        await tuning.jobs(Http())
+
+
+async def test_a_server_without_an_address_is_told_how_to_get_one() -> None:
+    with pytest.raises(SettingsError, match=r"server: pass OpenAICompatible\(base_url=…\)$"):
+        await OpenAICompatible(None).complete(ask(compatible().model("m")), Http())
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x", "http://user:pass@host/v1"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from tanuki_async._errors import (
     RequestRejectedError,
     UsageError,
 )
+from tanuki_async._models import split_name, tuned_prices
 from tanuki_async._pool.http import Connections
 from tanuki_async._records import AnswerSchema, Completion, Head, Job, Reply, Request, Training, Turn
 from tanuki_async.abc import Batches, Tuning
 from tanuki_async.providers._endpoints import multipart
+from tanuki_async.providers.anyscale import Anyscale
 from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.testing import Answer, Fault, LoopbackServer
 
@@ -216,6 +219,16 @@ async def test_lists_are_read_page_by_page(tuning: Tuning, server: LoopbackServe
     assert found.id == "c"
 
 
+@pytest.mark.parametrize("data", [[None], ["x"], {"a": 1}, "x"])
+async def test_a_list_of_anything_but_objects_starts_nothing(
+    tuning: Tuning, server: LoopbackServer, http: Connections, data: Any
+) -> None:
+    server.route("GET", "/v1/fine_tuning/jobs", {"object": "list", "data": data})
+    with pytest.raises(ProviderUnavailableError, match="not with a list of objects"):
+        await tuning.start(TRAINING, http)
+    assert not any(request.method == "POST" for request in server.requests)
+
+
 async def test_a_closed_account_is_told_by_its_code(tuning: Tuning, jobs: OpenAIJobs, http: Connections) -> None:
     closed = fixture("openai", "error_403_training_not_available")
     jobs.refusal = Reply(status=403, headers=closed["headers"], body=json.dumps(closed["body"]).encode())
@@ -251,6 +264,33 @@ async def test_a_server_that_keeps_no_metadata_is_searched_by_file_name(
 
     assert (await provider.tuning.start(training, http)).id == "ftjob-1"
     assert (await provider.tuning.start(training, http)).id == "ftjob-1"
+
+
+async def test_a_copy_with_ids_and_dates_of_its_own_is_understood_and_found_again(
+    server: LoopbackServer, http: Connections
+) -> None:
+    body = fixture("anyscale", "legacy_finetune_job")["body"]
+    server.route("GET", f"/v1/fine_tuning/jobs/{body['id']}", body)
+    server.route("GET", "/v1/fine_tuning/jobs", {"object": "list", "data": [body]})
+    server.route("GET", "/v1/files", {"data": [{"id": body["training_file"], "filename": f"{TRAINING.tag}.jsonl"}]})
+    tuning = Anyscale(KEY, server.url, jobs=True).tuning
+    assert tuning is not None
+
+    job = Job(id="eftjob_abc", status="succeeded", told="succeeded", tag=None, model=body["fine_tuned_model"])
+    assert await tuning.get("eftjob_abc", http) == job
+    assert await tuning.start(TRAINING, http) == replace(job, tag=TRAINING.tag)
+    assert not any(request.method == "POST" for request in server.requests)
+
+
+def test_a_checkpoint_of_a_training_is_a_tuned_model() -> None:
+    name = fixture("openai", "finetune_checkpoints")["body"]["data"][0]["fine_tuned_model_checkpoint"]
+    provider, named = split_name(f"openai:{name}")
+    model = OpenAI(KEY).model(named)
+
+    assert (provider, model.name) == ("openai", name)
+    assert model.schema_dialect == "openai_strict_ft"
+    assert (model.price_input, model.price_cached, model.price_output) == tuned_prices("gpt-4.1-mini-2025-04-14")
+    assert model.price_input is not None
 
 
 async def test_a_copy_is_asked_without_what_it_does_not_know(server: LoopbackServer, http: Connections) -> None:

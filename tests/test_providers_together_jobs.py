@@ -67,6 +67,10 @@ async def test_a_file_is_uploaded_and_a_training_started_with_everything_spelt_o
     assert sent["training_type"] == {"type": "Lora", "lora_r": 64, "lora_alpha": 128}
     assert sent["training_method"] == {"method": "sft", "train_on_inputs": False}
     assert (sent["suffix"], sent["random_seed"], sent["n_epochs"]) == ("tanuki-abc", 7, 3)
+    recorded = fixture("together", "finetune_create")["request"]["json"]
+    assert {name for name in sent if name not in recorded} == {"random_seed"}
+    same = ("model", "n_epochs", "n_checkpoints", "batch_size", "learning_rate", "suffix")
+    assert {name: sent[name] for name in same} == {name: recorded[name] for name in same}
 
 
 async def test_the_same_file_is_stored_once(provider: TogetherAI, server: LoopbackServer, http: Connections) -> None:

@@ -21,7 +21,7 @@ class AdapterLearner:
     def unavailable(self, task: Task) -> str | None:
         if task.embed is None:
             return "an adapter moves embeddings, and this function returns none"
-        if not _is_installed("numpy"):
+        if not is_installed("numpy"):
             return "numpy is not installed: pip install 'tanuki_async[local]'"
         return None
 
@@ -52,8 +52,9 @@ class AdapterLearner:
         return Adapter.load(parameters)
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Tell whether a package can be imported, without importing it."""
     try:
         return find_spec(package) is not None
-    except (ImportError, ValueError):  # it was taken out of sys.modules by None
+    except (ImportError, ValueError):  # an import hook refuses it, or it was taken out of sys.modules by None
         return False

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, MutableMapping, Sequence
-from importlib.util import find_spec
 
 import tanuki_async.students.local as local_student
-from tanuki_async._distill.adapted import AdapterLearner
+from tanuki_async._distill.adapted import AdapterLearner, is_installed
 from tanuki_async._distill.asked import InContextLearner
 from tanuki_async._distill.course import Course, Learner, Outcome
 from tanuki_async._distill.state import Task
@@ -33,7 +32,7 @@ class LocalLearner:
                 "the answer is not closed: a local student can learn Literal, Enum, bool, bounded int, None, "
                 "unions and sets of these"
             )
-        if not _installed("sklearn"):
+        if not is_installed("sklearn"):
             return "scikit-learn is not installed: pip install 'tanuki_async[local]'"
         return None
 
@@ -59,13 +58,6 @@ class LocalLearner:
 
     def load(self, parameters: bytes, task: Task) -> Student:
         return local_student.LocalStudent.load(parameters)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):  # an import hook refuses it, or it was taken out of sys.modules by None
-        return False
 
 
 def local_learners() -> dict[str, Learner]:

@@ -23,6 +23,7 @@ __all__ = [
     "MODELS",
     "is_tunable",
     "lookup",
+    "owner",
     "retirement",
     "sibling",
     "split_name",
@@ -94,12 +95,19 @@ def split_name(name: str) -> tuple[str, str]:
     provider, colon, model = name.partition(":")
     if colon and provider and model:
         return provider, model
-    owner = next((each for each in _PROVIDERS if (each, name) in _TABLE), None)
     end = next(filter(None, (_end(each, name) for each in _PROVIDERS)), None)
     if end:
         raise SettingsError(end)
-    hint = f"; did you mean '{owner}:{name}'?" if owner else ""
+    hint = f"; did you mean '{found}:{name}'?" if (found := owner(name)) else ""
     raise SettingsError(f"a model is written 'provider:name', such as {DEFAULT_TEACHERS[0]!r}; got {name!r}{hint}")
+
+
+def owner(name: str) -> str | None:
+    """Name the provider whose models are written like this, colons and all; None where that is not clear."""
+    if name.startswith(("ft:", "arn:")):
+        return "openai" if name.startswith("ft:") else "bedrock"
+    found = next((each for each in _PROVIDERS if (each, name) in _TABLE), None)
+    return found or ("bedrock" if ("bedrock", bedrock.PROFILE.sub("", name)) in _TABLE else None)
 
 
 def retirement(model: Model, today: date) -> str | None:

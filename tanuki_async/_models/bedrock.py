@@ -5,11 +5,14 @@ Prices are those of `global.` and of a single region.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from tanuki_async._records import Model
 
 AS_OF = "2026-11-22"
+PROFILE = re.compile(r"^(?:us|us-gov|eu|apac|jp|au|ca|global)\.")
+"""What an inference profile puts before the id of its model."""
 
 _model = partial(Model, provider="bedrock", as_of=AS_OF)
 _claude = partial(

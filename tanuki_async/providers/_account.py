@@ -58,9 +58,8 @@ class Account:
         told = os.environ.get(self._url_variable) if self._url_variable else None
         if base := told or self._default_url:
             return check_url(base)
-        raise SettingsError(
-            f"no address for {self._title}: set {self._url_variable}, or pass {type(self).__name__}(base_url=…)"
-        )
+        variable = f"set {self._url_variable}, or " if self._url_variable else ""
+        raise SettingsError(f"no address for {self._title}: {variable}pass {type(self).__name__}(base_url=…)")
 
     def _make_headers(self) -> Headers:
         headers = Headers({"content-type": "application/json", "user-agent": f"tanuki_async/{__version__}"})

@@ -84,8 +84,9 @@ class AwsAccount:
 
     async def _find_url(self, service: Service) -> str:
         variable = f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}"
-        told = os.environ.get(variable) or os.environ.get("AWS_ENDPOINT_URL")
-        if told:
+        if not os.environ.get(variable):
+            variable = "AWS_ENDPOINT_URL"
+        if told := os.environ.get(variable):
             url = told.strip().rstrip("/")
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:

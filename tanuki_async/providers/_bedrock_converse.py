@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
@@ -28,13 +26,8 @@ from tanuki_async._records import (
     Usage,
 )
 from tanuki_async.providers._bedrock_abilities import Taken
-from tanuki_async.providers._bodies import quote
+from tanuki_async.providers._bodies import Heads, quote, room
 from tanuki_async.providers._errors import readable
-
-ROOM = 8_192
-"""Tokens of an answer unless told otherwise: Bedrock counts them against the account's limit before they are used."""
-THOUGHTS = 8_192
-"""How many more for a model that thinks first."""
 
 REFUSED = {
     "content_filtered": "a content filter stopped the answer",
@@ -60,36 +53,22 @@ _DOCUMENTS = {
 }
 
 
-@dataclass(slots=True)
-class _Encoded:
-    """The beginning and end of all bodies with one head, for one model of which certain things are known."""
-
-    model: Model
-    taken: Taken
-    begin: bytes
-    end: bytes
-
-
 class Converse:
     """Makes the bodies of requests. Keeps the encoded head for as long as the head lives."""
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Head, dict[str, _Encoded]] = WeakKeyDictionary()
+        self._heads: Heads[Taken] = Heads()
 
     def encode(self, request: Request, taken: Taken) -> bytes:
         """Write one request. The same request gives the same bytes."""
         head, model = request.head, request.model
-        by_model = self._kept.get(head)
-        if by_model is None:
-            by_model = self._kept[head] = {}
-        kept = by_model.get(model.name)
-        if kept is None or kept.model is not model or kept.taken is not taken:
-            kept = _Encoded(
-                model, taken, _begin(head, model, taken), _end(head, model, taken, head.params.max_new_tokens)
-            )
-            by_model[model.name] = kept
+        kept = self._heads.of(head, model, taken, _edges)
         end = kept.end if request.max_tokens is None else _end(head, model, taken, request.max_tokens)
         return kept.begin + b",".join([_message(turn, model) for turn in request.turns]) + end
+
+
+def _edges(head: Head, model: Model, taken: Taken) -> tuple[bytes, bytes]:
+    return _begin(head, model, taken), _end(head, model, taken, head.params.max_new_tokens)
 
 
 def _begin(head: Head, model: Model, taken: Taken) -> bytes:
@@ -136,7 +115,7 @@ def _block(attachment: Attachment, place: int, model: Model) -> bytes:
 def _end(head: Head, model: Model, taken: Taken, max_tokens: int | None) -> bytes:
     params = head.params
     limits: dict[str, Any] = {
-        "maxTokens": max_tokens or room(model),
+        "maxTokens": max_tokens or room(model),  # all of it counts against the account before it is used
         "temperature": params.temperature,
         "topP": params.top_p,
         "stopSequences": list(params.stop) if params.stop else None,
@@ -149,12 +128,6 @@ def _end(head: Head, model: Model, taken: Taken, max_tokens: int | None) -> byte
         assert isinstance(output, dict)
         output["effort"] = model.reasoning_effort
     return b"]," + _compact(fields)[1:] if fields else b"]}"
-
-
-def room(model: Model) -> int | None:
-    """Tokens that an answer may have where nobody said how many; None where we do not know what the model allows."""
-    thinks = model.reasoning_effort not in (None, "none")
-    return model.max_output and min(model.max_output, ROOM + THOUGHTS * thinks)
 
 
 def _form(answer: AnswerSchema, taken: Taken) -> dict[str, JsonValue]:

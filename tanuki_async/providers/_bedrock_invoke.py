@@ -12,8 +12,7 @@ from pydantic_core import from_json
 
 from tanuki_async._errors import AttachmentRefusedError, ProviderError, ProviderUnavailableError, RefusalError
 from tanuki_async._records import Completion, JsonValue, Reply, Request, Turn, Usage
-from tanuki_async.providers._bedrock_converse import room
-from tanuki_async.providers._bodies import quote
+from tanuki_async.providers._bodies import quote, room
 from tanuki_async.providers._claude import ClaudeAbilities
 from tanuki_async.providers._errors import readable
 from tanuki_async.providers._message_bodies import MessageBodies

@@ -6,9 +6,9 @@ import re
 from dataclasses import replace
 
 from tanuki_async._models import ANYTHING, lookup
+from tanuki_async._models.bedrock import PROFILE
 from tanuki_async._records import Model
 
-_PROFILE = re.compile(r"^(?:us|us-gov|eu|apac|jp|au|ca|global)\.")
 _ARN = re.compile(r"^arn:[^:]*:bedrock:[^:]*:[^:]*:(?P<kind>[a-z-]+)/(?P<id>.+)$")
 _TAIL = re.compile(r":[0-9a-z]+$")
 _THINKS = re.compile(r"^anthropic\.claude-[a-z]+-5-[1-9](?![0-9])")
@@ -25,7 +25,7 @@ def foundation(name: str) -> str:
             name = name.rpartition("/")[0]
         elif kind not in ("foundation-model", "inference-profile"):
             return ""  # a deployment, provisioned throughput, an application's profile: only their account knows
-    return _PROFILE.sub("", name)
+    return PROFILE.sub("", name)
 
 
 def describe(name: str) -> Model:

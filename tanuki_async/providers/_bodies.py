@@ -4,48 +4,68 @@ from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring, encode_basestring_ascii
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from tanuki_async._errors import AttachmentRefusedError
 from tanuki_async._records import FILE_NAME, AnswerSchema, Attachment, Head, JsonSchema, JsonValue, Model, Request, Turn
 from tanuki_async.providers._abilities import Abilities
 
-_ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
+ROOM = 8_192
+"""Tokens that an answer may have where nobody said how many, in a format that wants a limit or sets it aside."""
+THOUGHTS = 8_192
+"""How many more for a model that thinks first: thoughts count towards the limit."""
+
+Known = TypeVar("Known")
+"""What is known of a model: its abilities."""
+Edges: TypeAlias = Callable[[Head, Model, Known], tuple[bytes, bytes]]
+
+ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
 
 
 @dataclass(slots=True)
-class _Encoded:
-    """The beginning and end of all bodies with one head, for one model with certain abilities."""
+class _Encoded(Generic[Known]):
+    """The beginning and end of all bodies with one head, for one model of which certain things are known."""
 
     model: Model
-    abilities: Abilities
+    known: Known
     begin: bytes
     end: bytes
+
+
+class Heads(Generic[Known]):
+    """Keeps what stands before and after the turns of requests, for as long as their head lives."""
+
+    def __init__(self) -> None:
+        self.kept: WeakKeyDictionary[Head, dict[str, _Encoded[Known]]] = WeakKeyDictionary()
+
+    def of(self, head: Head, model: Model, known: Known, edges: Edges[Known]) -> _Encoded[Known]:
+        """Return it for this very model and what is known of it; `edges` writes it where it is not there."""
+        by_model = self.kept.get(head)
+        if by_model is None:
+            by_model = self.kept[head] = {}
+        kept = by_model.get(model.name)
+        if kept is None or kept.model is not model or kept.known is not known:
+            kept = by_model[model.name] = _Encoded(model, known, *edges(head, model, known))
+        return kept
 
 
 class Bodies:
     """Makes the bodies of chat requests. Keeps the encoded head for as long as the head lives."""
 
-    roles: Mapping[str, bytes] = _ROLES
+    roles: Mapping[str, bytes] = ROLES
     """How a message of each role begins, with a comma before it."""
 
     def __init__(self) -> None:
-        self._kept: WeakKeyDictionary[Head, dict[str, _Encoded]] = WeakKeyDictionary()
+        self._heads: Heads[Abilities] = Heads()
 
     def encode(self, request: Request, abilities: Abilities) -> bytes:
         """Write one request. The same request and abilities give the same bytes."""
         head, model = request.head, request.model
-        by_model = self._kept.get(head)
-        if by_model is None:
-            by_model = self._kept[head] = {}
-        kept = by_model.get(model.name)
-        if kept is None or kept.model is not model or kept.abilities is not abilities:
-            end = self.end(head, model, abilities, head.params.max_new_tokens)
-            kept = by_model[model.name] = _Encoded(model, abilities, self.begin(head, model, abilities), end)
+        kept = self._heads.of(head, model, abilities, self._edges)
         parts, roles = [kept.begin], self.roles
         for turn in request.turns:
             if turn.attachments:
@@ -57,6 +77,10 @@ class Bodies:
         else:
             parts.append(self.end(head, model, abilities, request.max_tokens))
         return self.joined(parts)
+
+    def _edges(self, head: Head, model: Model, abilities: Abilities) -> tuple[bytes, bytes]:
+        end = self.end(head, model, abilities, head.params.max_new_tokens)
+        return self.begin(head, model, abilities), end
 
     def begin(self, head: Head, model: Model, abilities: Abilities) -> bytes:
         """Everything before the first turn."""
@@ -94,13 +118,13 @@ def encode_begin(head: Head, model: Model, abilities: Abilities) -> bytes:
     parts = [b'{"model":', quote(model.name), b',"messages":[{"role":"', abilities.role.encode(), b'","content":']
     parts += (quote(head.system), b"}")
     for turn in head.examples:
-        parts += (_ROLES[turn.role], quote(turn.text), b"}") if not turn.attachments else _seen(turn, model, abilities)
+        parts += (ROLES[turn.role], quote(turn.text), b"}") if not turn.attachments else _seen(turn, model, abilities)
     return b"".join(parts)
 
 
 def _seen(turn: Turn, model: Model, abilities: Abilities) -> list[bytes]:
     """Write a message with what is attached to it. AttachmentRefusedError for what cannot be sent."""
-    parts = [_ROLES[turn.role], b'[{"type":"text","text":', quote(turn.text), b"}"]
+    parts = [ROLES[turn.role], b'[{"type":"text","text":', quote(turn.text), b"}"]
     for attachment in turn.attachments:
         if attachment.kind in abilities.untaken:
             raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
@@ -173,6 +197,12 @@ def encode_embedding(model: Model, texts: list[str], encoding: str | None) -> by
     if encoding:
         fields["encoding_format"] = encoding
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def room(model: Model) -> int | None:
+    """Tokens that an answer may have, thoughts included, where nobody said how many; None for an unknown model."""
+    thinks = model.reasoning_effort not in (None, "none")
+    return model.max_output and min(model.max_output, ROOM + THOUGHTS * thinks)
 
 
 def quote(text: str) -> bytes:

@@ -71,7 +71,7 @@ class Endpoints:
         for _ in range(PAGES):
             reply = await self.send("GET", self.url(path, asked), self.headers(), None, http)
             page = Object() if reply.body.lstrip()[:1] == b"[" else self.read(reply)
-            items = cast("list[Object]", page.get("data") or []) if page else self._array(reply)
+            items = self._objects(page.get("data") or [] if page else self._array(reply))
             found += items
             if not page.get("has_more") or not items:
                 break
@@ -120,12 +120,19 @@ class Endpoints:
             raise self.error(reply)
         return self._object(reply.body)
 
-    def _array(self, reply: Reply) -> list[Object]:
+    def _objects(self, items: object) -> list[Object]:
+        """Return a list of objects. What is no such list may hide a job that is there, so it counts as no answer."""
+        found = cast("list[object]", items) if isinstance(items, list) else [None]
+        if not all(isinstance(each, dict) for each in found):
+            raise ProviderUnavailableError("success, but not with a list of objects", self.name, "", 200)
+        return cast("list[Object]", found)
+
+    def _array(self, reply: Reply) -> object:
         """Read a list that stands by itself."""
         if reply.status != 200:
             raise self.error(reply)
         try:
-            return cast("list[Object]", json.loads(reply.body))
+            return json.loads(reply.body)
         except ValueError as error:
             raise ProviderUnavailableError("success, but not with JSON", self.name, "", 200) from error
 

@@ -11,17 +11,11 @@ from typing import Any
 from tanuki_async._errors import AttachmentRefusedError
 from tanuki_async._records import Attachment, Head, JsonValue, Model, Turn
 from tanuki_async.providers._abilities import Abilities
-from tanuki_async.providers._bodies import Bodies, quote
+from tanuki_async.providers._bodies import ROLES, ROOM, Bodies, quote, room, schema_of
 from tanuki_async.providers._claude import form_of
 
 logger = logging.getLogger("tanuki_async.providers")
 
-ROOM = 8_192
-"""Tokens that an answer may have where nobody said how many; this format always wants a limit."""
-THOUGHTS = 8_192
-"""How many more for a model that thinks first: thoughts count towards the limit."""
-
-_ROLES = {"user": b',{"role":"user","content":', "assistant": b',{"role":"assistant","content":'}
 _NO_EXAMPLES = b'"messages":['
 _CACHED = b',"cache_control":{"type":"ephemeral"}'
 _UNKNOWN = ("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty")
@@ -53,12 +47,12 @@ class MessageBodies(Bodies):
         params, output = head.params, dict[str, JsonValue]()
         if model.reasoning_effort and "effort" not in abilities.dropped:
             output["effort"] = model.reasoning_effort
-        fields: dict[str, Any] = {"max_tokens": max_tokens or room(model)}
+        fields: dict[str, Any] = {"max_tokens": max_tokens or room(model) or ROOM}  # always wanted here
         if params.stop and "stop_sequences" not in abilities.dropped:
             fields["stop_sequences"] = list(params.stop)
         match form_of(head.answer, abilities):
             case "json_schema":
-                output["format"] = {"type": "json_schema", "schema": _schema(head, abilities)}
+                output["format"] = {"type": "json_schema", "schema": schema_of(head.answer, abilities)}
             case "tool":
                 fields |= _tool(head, abilities)
             case _:
@@ -79,9 +73,9 @@ class MessageBodies(Bodies):
     def seen(self, turn: Turn, model: Model, abilities: Abilities, mark: bytes = b"") -> Sequence[bytes]:
         """One message with what is attached to it before its text, as the vendor advises."""
         if not (turn.attachments or mark):
-            return _ROLES[turn.role], quote(turn.text), b"}"
+            return ROLES[turn.role], quote(turn.text), b"}"
         attached = b"".join(_attachment(each, model, abilities) + b"," for each in turn.attachments)
-        return _ROLES[turn.role], _texts(turn.text, mark, attached), b"}"
+        return ROLES[turn.role], _texts(turn.text, mark, attached), b"}"
 
     def _warn(self, head: Head, model: Model) -> None:
         """Say once of each parameter that it is left out."""
@@ -89,12 +83,6 @@ class MessageBodies(Bodies):
             if getattr(head.params, name) is not None and name not in self._told:
                 self._told.add(name)
                 logger.warning("%s: Anthropic's models take no %s; it is left out", model, name)
-
-
-def room(model: Model) -> int:
-    """Tokens that an answer may have, thoughts included, where nobody said how many."""
-    thinks = model.reasoning_effort not in (None, "none")
-    return min(ROOM + THOUGHTS * thinks, model.max_output or ROOM)
 
 
 def _texts(text: str, mark: bytes, before: bytes = b"") -> bytes:
@@ -122,18 +110,12 @@ def _attachment(attachment: Attachment, model: Model, abilities: Abilities) -> b
     return b"".join((begin, b'{"type":"base64","media_type":', media_type, b',"data":"', encoded, b'"}}'))
 
 
-def _schema(head: Head, abilities: Abilities) -> JsonValue:
-    from tanuki_async._codec.schema import dialect
-
-    return dialect(head.answer.schema, abilities.dialect)
-
-
 def _tool(head: Head, abilities: Abilities) -> dict[str, JsonValue]:
     """Make the model answer by using a tool; one that is not strict may have any schema."""
     answer = head.answer
     tool: dict[str, JsonValue] = {"name": answer.name, "description": "Takes the answer."}
     if answer.strict:
-        tool |= {"input_schema": _schema(head, abilities), "strict": True}
+        tool |= {"input_schema": schema_of(answer, abilities), "strict": True}
     else:
         tool["input_schema"] = answer.schema
     choice: JsonValue = {"type": "tool", "name": answer.name, "disable_parallel_tool_use": True}

@@ -38,10 +38,10 @@ class Anyscale(OpenAICompatible):
             base_url, name="anyscale", api_key=api_key, models=models, limits=limits, headers=headers, jobs=jobs
         )
 
-    def _url(self, path: str) -> str:
-        url = super()._url(path)
-        if _GONE in url:
+    def _base(self) -> str:
+        base = super()._base()
+        if _GONE in base:
             raise SettingsError(
                 f"{_GONE} ended on 2024-08-01; set ANYSCALE_BASE_URL to the address of your own service, with /v1"
             )
-        return url
+        return base
