@@ -25,7 +25,7 @@ from tanuki_async._records import Reply  # noqa: E402
 from tanuki_async.testing import LoopbackServer  # noqa: E402
 
 ANSWER = '{"label":"good","score":0.93}'
-LATE = {b"[200 ms]": 0.2, b"[8 s]": 8.0}  # in the text of a request: seconds before its answer
+LATE = {b"[5 ms]": 0.005, b"[200 ms]": 0.2, b"[8 s]": 8.0}  # in the text of a request: seconds before its answer
 FRAME: dict[str, Any] = {
     "id": "chatcmpl-00000001",
     "created": 1_795_300_000,

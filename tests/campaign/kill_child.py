@@ -1,5 +1,7 @@
 """Remembers numbered records until it is killed, and tells on standard output what it did and when.
 
+With a fourth argument it remembers so many, closes, and ends.
+
 R number moment          remembered
 K number moment          kept: durable, as `keep` returned
 A begin end              one append of the storage's took so long; end is 0 when it begins
@@ -9,6 +11,7 @@ T moment                 the loop lives
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import sys
@@ -64,7 +67,7 @@ async def keep(recorder: Recorder, number: int, dice: random.Random) -> None:
         await asyncio.sleep(dice.random() * 0.05)
 
 
-async def main(root: str, first: int, seed: int) -> None:
+async def main(root: str, first: int, seed: int, calls: float = math.inf) -> None:
     dice = random.Random(seed)
     storage = watched(open_place(root))
     await storage.open()
@@ -74,14 +77,19 @@ async def main(root: str, first: int, seed: int) -> None:
     tell("T", time.monotonic())
     aside = [asyncio.create_task(tick()), asyncio.create_task(keep(recorder, first, dice))]
     number = first
-    while aside:
-        for _ in range(dice.randrange(1, 10)):
+    while number - first < calls:
+        for _ in range(int(min(dice.randrange(1, 10), first + calls - number))):
             number += 1
             told = dice.choice((number, number, number, number, dice.randrange(first, number + 1), dice.randrange(50)))
             recorder.remember(NAME, line(told))
             tell("R", told, time.monotonic())
         await asyncio.sleep(dice.random() * 0.006)
+    for task in aside:
+        task.cancel()
+    await asyncio.gather(*aside, return_exceptions=True)
+    await recorder.aclose()
+    await storage.aclose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

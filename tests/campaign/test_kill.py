@@ -71,8 +71,8 @@ class Tally:
     needed_slack: int = 0
 
 
-def start(root: Path | str, first: int, seed: int, env: dict[str, str]) -> Life:
-    command = [sys.executable, str(CHILD), str(root), str(first), str(seed)]
+def start(root: Path | str, first: int, seed: int, env: dict[str, str], *more: str) -> Life:
+    command = [sys.executable, str(CHILD), str(root), str(first), str(seed), *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
     report: list[bytes] = []
     ready = threading.Event()

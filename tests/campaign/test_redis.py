@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("redis.asyncio.sentinel")
 
+from crowd_child import remembered
 from kill_child import NAME, line
 from test_kill import MORE_PER_CHILD, Tally, judge, lines_of, numbers_of, start
 
@@ -24,7 +25,7 @@ from tanuki_async._record.recorder import Recorder
 from tanuki_async.storage.redis import RedisStorage
 
 SEED = int(os.environ.get("TANUKI_KILL_SEED", str(time.time_ns() % 1_000_000)))
-CHILD = Path(__file__).with_name("redis_child.py")
+CHILD = Path(__file__).with_name("crowd_child.py")
 PROCESSES, CALLS, NUMBERS = 8, 2000, 6000
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timeout(600)]
@@ -35,15 +36,8 @@ def test_eight_processes_record_every_distinct_example_once(subprocess_env: dict
         arguments = map(str, (server.url, PROCESSES, CALLS, NUMBERS, SEED))
         subprocess.run([sys.executable, str(CHILD), *arguments], env=subprocess_env, check=True)
         lines = asyncio.run(lines_of(server.url, NAME))
-    wanted: set[int] = set()
-    for number in range(PROCESSES):
-        dice = random.Random(SEED + number)
-        for call in range(CALLS):
-            wanted.add(dice.randrange(NUMBERS))
-            if not call % 20:
-                dice.random()
     assert len({example_key(each) for each in lines}) == len(lines)
-    assert set(numbers_of(lines)) == wanted
+    assert set(numbers_of(lines)) == remembered(PROCESSES, CALLS, NUMBERS, SEED)
 
 
 def test_killed_processes_lose_no_more_than_promised(subprocess_env: dict[str, str]) -> None:

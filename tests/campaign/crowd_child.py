@@ -1,4 +1,4 @@
-"""Remembers numbered records in a Redis from many processes at once: `URL PROCESSES CALLS RANGE SEED`."""
+"""Remembers numbered records in one storage from many processes at once: `PLACE PROCESSES CALLS RANGE SEED`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 
 from kill_child import NAME, line
 
+from tanuki_async._places import open_place
 from tanuki_async._record.recorder import Recorder
-from tanuki_async.storage.redis import RedisStorage
 
 
-async def work(url: str, calls: int, numbers: int, seed: int) -> None:
+async def work(place: str, calls: int, numbers: int, seed: int) -> None:
     dice = random.Random(seed)
-    storage = RedisStorage(url)
+    storage = open_place(place)
     await storage.open()
     recorder = Recorder(storage)
     recorder.start()
@@ -28,14 +28,26 @@ async def work(url: str, calls: int, numbers: int, seed: int) -> None:
     assert recorder.statistics().failed == 0
 
 
+def remembered(processes: int, calls: int, numbers: int, seed: int) -> set[int]:
+    """Which numbers such a run remembers."""
+    wanted: set[int] = set()
+    for number in range(processes):
+        dice = random.Random(seed + number)
+        for call in range(calls):
+            wanted.add(dice.randrange(numbers))
+            if not call % 20:
+                dice.random()
+    return wanted
+
+
 def main() -> None:
-    url = sys.argv[1]
+    place = sys.argv[1]
     processes, calls, numbers, seed = map(int, sys.argv[2:6])
     children: list[int] = []
     for number in range(processes):
         child = os.fork()
         if not child:
-            asyncio.run(work(url, calls, numbers, seed + number))
+            asyncio.run(work(place, calls, numbers, seed + number))
             os._exit(0)
         children.append(child)
     failed = [child for child in children if os.waitpid(child, 0)[1]]
