@@ -101,9 +101,11 @@ async def test_an_answer_read_to_its_end_leaves_its_connection_for_the_next(ours
         assert server.connections == 1
 
 
-async def test_a_connection_that_closed_while_it_was_idle_is_replaced(ours: Connections) -> None:
+async def test_a_connection_that_is_cut_before_its_answer_begins_is_not_asked_again(ours: Connections) -> None:
     async with RawServer(lambda number: [ok(b"abc")] if number != 2 else [CLOSE]) as server:
         assert await read(ours, server) == (200, b"abc")
+        with pytest.raises(ProviderUnreachableError, match="without an answer"):
+            await read(ours, server)
         assert await read(ours, server) == (200, b"abc")
         assert (len(server.requests), server.connections) == (3, 2)
 

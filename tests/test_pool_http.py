@@ -62,7 +62,10 @@ async def test_a_connection_that_the_server_closed_while_idle_is_replaced_unnoti
     async with RawServer([ok(), CLOSE]) as server:
         for _ in range(3):
             assert (await post(http, server.url)).status == 200
-            await asyncio.sleep(0.01)
+            (way,) = http._ways.values()
+            async with asyncio.timeout(2):
+                while way.connections:  # type: ignore[attr-defined]  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
     assert server.connections == 3
 
 

@@ -22,6 +22,8 @@ def has_ended(transport: Any, idle_seconds: float) -> bool:
 
 def _has_news(file: int) -> bool:
     """Whether something came that was not read yet. Nobody was asked, so it is the end, or no good."""
+    if file < 0:  # under TLS the socket is closed a round before anybody hears of it
+        return True
     if sys.platform == "win32":
         return bool(select.select([file], [], [], 0)[0])
     poll = select.poll()
