@@ -268,6 +268,32 @@ async def test_order_holds_though_it_was_closed_while_storage_hung(tmp_path: Pat
     assert await asyncio.to_thread(left_in, tmp_path) == lines
 
 
+def test_order_holds_though_the_loop_died_while_storage_hung(tmp_path: Path, clock: FakeClock) -> None:
+    dead, lines = asyncio.new_event_loop(), lines_of(150)
+
+    async def start() -> Recorder:
+        storage = Moody()
+        recorder = await started(storage, tmp_path, clock)
+        storage.free.clear()
+        for line in lines[:20]:
+            recorder.remember(NAME, line)
+        await clock.advance(1)
+        await until(lambda: bool(storage.asked))
+        for line in lines[20:]:
+            recorder.remember(NAME, line)
+        await until(lambda: recorder.statistics().spilled > 50)
+        return recorder
+
+    recorder = dead.run_until_complete(start())
+    for task in asyncio.all_tasks(dead):
+        task._log_destroy_pending = False
+    dead.run_until_complete(dead.shutdown_default_executor())
+    dead.close()
+    with pytest.raises(StopIteration):  # it blocks, as nothing else runs any more: a loop would be told off here
+        recorder.drain_elsewhere().send(None)
+    assert left_in(tmp_path) == lines
+
+
 async def test_a_patient_storage_gets_one_write_of_what_was_durable_at_once(tmp_path: Path, clock: FakeClock) -> None:
     storage, lines = Moody(patience=5.0), lines_of(60)
     recorder = await started(storage, tmp_path, clock)

@@ -128,9 +128,11 @@ class Recorder:
     async def drain_elsewhere(self) -> None:
         """Write what is left after the recorder's own loop died without closing it. Runs on any event loop."""
         self._accepts = False
-        left = self._waiting.give_up()
-        if self._spill.lines and self._spill.add_now(left):  # behind what waits there
-            left = []
+        older, left = self._waiting.give_up_older(), self._waiting.give_up()
+        if self._spill.lines:  # around what waits there
+            older = [] if self._spill.add_now(older, before=True) else older
+            left = [] if self._spill.add_now(left) else left
+        left = [*older, *left]
         for name in dict(left):
             lines = [line for of, line in left if of == name]
             try:

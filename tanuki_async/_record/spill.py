@@ -75,12 +75,13 @@ class Spill:
             waiting.spilled(kept=kept)
         return kept
 
-    def add_now(self, lines: Sequence[tuple[str, bytes]]) -> bool:
+    def add_now(self, lines: Sequence[tuple[str, bytes]], *, before: bool = False) -> bool:
         """Do the same while everything ends and nothing else runs."""
         if self._journal is None:
             return False
         try:
-            self._journal.add(lines)
+            if lines:
+                (self._journal.add_before if before else self._journal.add)(lines)
         except StorageError as error:
             return self._kept(error)
         return True
