@@ -122,13 +122,15 @@ async def calling(
             counted = library.statistics().recorder
         await asyncio.to_thread(tell, parent, False)
         there = await stored(storage)
+    missing = len(set(finished) - set(there))  # where counted as a duplicate, the filter took it for another
     return {
         "latencies": latencies,
         "waited at the end of a fault": most_waiting,
         "calls": len(finished),
         "records": len(there),
-        "taken for others by the filter": counted.deduplicated,
-        "lost": len(set(finished) - set(there)) - counted.deduplicated,
+        "missing": missing,
+        "counted as duplicates": counted.deduplicated,
+        "lost": max(missing - counted.deduplicated, 0),
         "twice": len(there) - len(set(there)),
         "out of order": out_of_order(finished, there),
     }

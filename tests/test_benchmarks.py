@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import _redis
 import pytest
 from conftest import ROOT
 
@@ -47,6 +48,20 @@ def test_the_call_benchmark_keeps_each_figure_of_each_client(tmp_path: Path, sub
     assert told["ratios"]
 
 
+def test_nothing_is_lost_or_out_of_order_while_storage_fails(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    pytest.importorskip("redis.asyncio.sentinel")
+    if _redis.find_server() is None:
+        pytest.skip(_redis.WHY)
+
+    told, _ = run("bench_storage_faults.py", tmp_path / "faults.json", subprocess_env, "--places", "redis")
+
+    found = told["places"]["redis"]
+    assert found["calls"] == found["records"] + found["missing"] > 0
+    assert found["waited at the end of a fault"] > [0]
+    assert (found["lost"], found["twice"], found["out of order"]) == (0, 0, 0)
+    assert found["p99 failing / well"] > 0
+
+
 def test_the_picture_is_drawn_from_the_kept_figures(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "benchmark.png"
@@ -57,7 +72,7 @@ def test_the_picture_is_drawn_from_the_kept_figures(tmp_path: Path, subprocess_e
 
 
 def test_the_scripts_explain_themselves(subprocess_env: dict[str, str]) -> None:
-    for script in QUICK:
+    for script in [*QUICK, "bench_storage_faults.py"]:
         command = [sys.executable, str(BENCHMARKS / script), "--help"]
         told = subprocess.run(command, env=subprocess_env, capture_output=True, text=True, check=True).stdout
         assert "--json" in told

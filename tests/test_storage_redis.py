@@ -56,6 +56,22 @@ async def storage(server: _redis.Server) -> AsyncIterator[RedisStorage]:
     await made.aclose()
 
 
+async def test_a_cancellation_that_comes_with_an_answer_is_not_lost(storage: RedisStorage) -> None:
+    async def forever() -> None:
+        while True:
+            await storage.get("key")
+
+    for turns in range(60):
+        task = asyncio.create_task(forever())
+        for _ in range(20 + turns % 20):
+            await asyncio.sleep(0)
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=0.5)
+        task.cancel()  # so that a failure ends
+        assert done
+        assert task.cancelled()
+
+
 async def failure(url: str) -> str:
     """What opening and appending at a place says."""
     storage = RedisStorage(url)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any
 
 from tanuki_async._errors import StorageError
@@ -52,7 +52,7 @@ class Clients:
     async def command(self, doing: str, *words: Argument) -> Any:
         """Run one command that reads, or whose loss does no harm."""
         with translated(doing, self.place):
-            return await self._client().execute_command(*words)
+            return await _heeding(self._client().execute_command(*words))
 
     async def exist(self, doing: str, keys: Sequence[str]) -> list[bool]:
         """Tell of each key whether it is there."""
@@ -62,7 +62,7 @@ class Clients:
             pipeline: Any = self._client().pipeline(transaction=False)
             for key in keys:
                 pipeline.exists(key)
-            return [bool(found) for found in await pipeline.execute()]
+            return [bool(found) for found in await _heeding(pipeline.execute())]
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. What comes later opens new ones."""
@@ -75,11 +75,11 @@ class Clients:
         """Run what writes, and wait for replicas where that is asked for, on the same connection."""
         client = self._client()
         if not self.place.wait:
-            return await client.execute_command(*words)
+            return await _heeding(client.execute_command(*words))
         pipeline: Any = client.pipeline(transaction=False)
         pipeline.execute_command(*words)
         pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000))
-        answer, replicas = await pipeline.execute(raise_on_error=False)
+        answer, replicas = await _heeding(pipeline.execute(raise_on_error=False))
         if isinstance(answer, Exception):
             raise answer
         if isinstance(replicas, Exception):
@@ -100,6 +100,17 @@ class Clients:
             if held is None:
                 held = self._of[loop] = _Client(self.place)
         return held.client
+
+
+async def _heeding(answer: Awaitable[Any]) -> Any:
+    """Await an answer. A cancellation that came with it counts, which Python 3.11's wait_for, in redis, forgets."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    answered = await answer
+    if task.cancelling() > before:
+        raise asyncio.CancelledError
+    return answered
 
 
 class _Client:
