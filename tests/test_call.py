@@ -696,7 +696,7 @@ async def test_a_call_answers_while_storage_is_broken(
         with pytest.raises(StorageError):
             await tanuki.flush()
         assert opened.statistics().recorder.written == 0
-    assert "cannot be read now" in caplog.text
+    assert "what was learnt cannot be read now" in caplog.text
     assert "disk full" in caplog.text
 
 

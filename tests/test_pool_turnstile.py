@@ -18,6 +18,7 @@ from tanuki_async._errors import (
     RateLimitedError,
 )
 from tanuki_async._pool.breaker import FAILURES
+from tanuki_async._pool.delays import late
 from tanuki_async._pool.http import Connections
 from tanuki_async._pool.pool import LaneStatistics, Pool, PoolStatistics, Progress
 from tanuki_async._pool.windows import Budget, LocalBudget
@@ -638,4 +639,27 @@ async def test_who_waits_for_a_limit_goes_on_though_somebody_cancels_every_task_
     await asyncio.sleep(0)
     async with asyncio.timeout(1):
         await asyncio.gather(spared, pool.complete(provider, question(), Progress()))
+    await pool.aclose()
+
+
+async def test_a_request_that_took_long_to_connect_counts_from_when_it_was_written() -> None:
+    clock, written = FakeClock(autojump=0), list[float]()
+
+    class FarAway(Scripted):
+        async def complete(self, request: Request, http: Http) -> Completion:
+            if len(written) < 20:  # afterwards there are connections
+                await clock.sleep(5)
+                late.set(True)
+            written.append(clock.monotonic())
+            return Completion(text="{}", usage=Usage(requests=1))
+
+    provider = FarAway(clock)
+    pool = Pool(Connections(), clock=clock, limits={"fake": Limits(requests_per_minute=20)})
+    model = provider.model("m")
+    calls = (
+        pool.complete(provider, Request(model=model, head=HEAD, turns=(Turn("user", "x"),)), Progress())
+        for _ in range(60)
+    )
+    await asyncio.gather(*calls)
+    assert max(sum(first <= moment < first + 60 for moment in written) for first in written) == 20
     await pool.aclose()

@@ -6,11 +6,13 @@ It costs several times the processor time of HTTP/1.1 per exchange, and saves co
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError, clip
+from tanuki_async._pool import delays
 from tanuki_async._pool.dial import Dialer
 from tanuki_async._pool.exchange import Exchange
 from tanuki_async._pool.origin import Origin
@@ -84,8 +86,10 @@ class Multiplexed:
         """Send a request and wait for the head of its answer. None where the host speaks HTTP/1.1 only."""
         head = _head(method, target, headers, body, coding)
         origin = self._origins.get(target.origin) or self._open_origin(target)
-        again = True
+        again, began = True, time.monotonic()
         while (session := await origin.place()) is not None:
+            if time.monotonic() - began > delays.LATE:
+                delays.late.set(True)
             try:
                 return await session.begin(head, body)
             except CutError as error:

@@ -20,6 +20,7 @@ from tanuki_async._errors import (
     TanukiError,
     clip,
 )
+from tanuki_async._pool.delays import late
 from tanuki_async._pool.http import Connections, HttpStatistics
 from tanuki_async._pool.lanes import Lane, LaneStatistics, Progress, describe
 from tanuki_async._pool.retry import Retry, is_retryable, try_again
@@ -290,7 +291,12 @@ class Pool:
         try:
             progress.waiting_for = lane.waits_for_answer
             progress.sent_at = self._clock.monotonic()
-            answered = await ask(question, self._http)
+            try:
+                answered = await ask(question, self._http)
+            finally:
+                if late.get():
+                    late.set(False)
+                    place.count_from_now()
             lane.answered(place.number)
             if answered.rate is not None:
                 lane.hear(answered.rate, answered.usage)

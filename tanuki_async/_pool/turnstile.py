@@ -25,6 +25,15 @@ class Place:
         self._told, self._told_spent = lane.told, told_spent
         self.number = lane.started()
 
+    def count_from_now(self) -> None:
+        """Let the limits count the request from now on: it could not be written when its turn came."""
+        if self._budget is not None and self._spent is not None:
+            self._budget.give_back(self._spent)
+            self._spent = self._budget.spend(self._spent[2])
+        if self._told is not None and self._told_spent is not None:
+            self._told.give_back(self._told_spent)
+            self._told_spent = self._told.spend(self._told_spent[2])
+
     def settle(self, usage: Usage) -> None:
         """Replace the guessed tokens by those used, where the provider tells."""
         if used := usage.input_tokens + usage.output_tokens:

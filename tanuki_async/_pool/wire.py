@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 from tanuki_async._errors import SettingsError
+from tanuki_async._pool import delays
 from tanuki_async._pool.flow import Flow
 from tanuki_async._pool.parser import Answer, MalformedError
 from tanuki_async._pool.quiet import has_ended
@@ -163,7 +164,11 @@ class Direct:
             oldest.transport.abort()
 
     async def _connect(self, target: Target) -> Connection:
-        return await self._dial(lambda: Connection(self), target)
+        began = self._loop.time()
+        connection = await self._dial(lambda: Connection(self), target)
+        if self._loop.time() - began > delays.LATE:
+            delays.late.set(True)
+        return connection
 
 
 class Connection(asyncio.BufferedProtocol):
