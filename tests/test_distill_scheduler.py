@@ -570,6 +570,24 @@ async def test_storage_that_is_down_delays_but_never_raises_into_a_call(open_dis
     assert second.statistics().unread >= 1
 
 
+async def test_storage_that_is_down_is_told_once_in_one_line(
+    open_distiller: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = Broken(clock=clock)
+    distiller, task = open_distiller(storage=storage), make_task()
+    await distiller.watch(task)
+    for _ in range(2):
+        storage.down = True
+        for _ in range(3):
+            await settled(clock, (distiller, task))
+        storage.down = False
+        await settled(clock, (distiller, task))
+
+    told = [each for each in caplog.records if "could not be read" in each.getMessage()]
+    assert [(each.levelname, each.exc_info) for each in told] == [("WARNING", None)] * 2
+    assert distiller.statistics().unread >= 6
+
+
 async def test_a_malformed_student_is_refused_once_and_the_teacher_answers(
     open_distiller: Any, storage: MemoryStorage, clock: FakeClock
 ) -> None:

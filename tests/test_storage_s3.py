@@ -136,6 +136,16 @@ async def test_many_small_failures_on_the_way_change_nothing() -> None:
         assert {"503", "cut before", "cut after"} <= set(faults.done)
 
 
+async def test_a_connection_that_is_cut_several_times_in_a_row_is_tried_again() -> None:
+    async with Faults(_s3.ministack()) as faults, opened(_s3.place(faults.url)) as storage:
+        await storage.append(NAME, [b"1"])
+        faults.plan = ["cut before"] * 3
+        assert await storage.append(NAME, [b"2"]) == Appended(1, 0)
+        faults.plan = ["cut before"] * 3
+        assert await everything(storage) == [b"1", b"2"]
+        assert faults.plan == []
+
+
 async def test_whoever_was_told_nothing_finds_out_that_it_was_first() -> None:
     async with Faults(_s3.ministack()) as faults, opened(_s3.place(faults.url)) as storage:
         faults.plan = ["cut after"]

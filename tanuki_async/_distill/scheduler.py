@@ -212,10 +212,16 @@ class Distiller:
                 watched.counted_at = self._clock.monotonic()
                 watched.seen = await lessons.count(self._storage, watched.task)
             await self._refresh(watched, first=first)
+        except StorageError as error:
+            self._unread += 1
+            if not watched.unreadable:
+                logger.warning("%s: the distillation state could not be read: %s", watched.task.name, error)
+            watched.unreadable = True
         except Exception:  # a storage may be a user's own; the next poll tries again, calls go to the teacher
             self._unread += 1
             logger.exception("%s: the distillation state could not be read", watched.task.name)
         else:
+            watched.unreadable = False
             self._consider(watched)
 
     async def _refresh(self, watched: Watched, *, first: bool = False) -> None:

@@ -32,6 +32,7 @@ class Watched:
         self.unable: str | None = "it was not looked at yet"  # why it cannot be learnt here
         self.rungs: list[Learner] = []  # ways of learning it here, cheapest first
         self.used = True  # since the last poll
+        self.unreadable = False  # its state, at the last look
         self.counted_at = 0.0
         self.rest_until = 0.0  # moment before which no step is tried here
         self.step: asyncio.Task[State] | None = None

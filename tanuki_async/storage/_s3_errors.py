@@ -64,9 +64,7 @@ def _response(error: BaseException) -> dict[str, Any]:
 def _is_of_the_wire(error: BaseException) -> bool:
     """Cut and slow connections: of botocore, or as aiohttp raises them while a body is read."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"HTTPClientError", "ConnectionError", "ClientError", "IncompleteReadError"}) and not (
-        names & {"NoCredentialsError"} or hasattr(error, "response")
-    )
+    return bool(names & {"HTTPClientError", "ConnectionError", "ClientError", "IncompleteReadError"})
 
 
 @contextlib.contextmanager
