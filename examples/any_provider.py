@@ -4,6 +4,8 @@
     python any_provider.py openai:gpt-6-luna                # needs OPENAI_API_KEY
     python any_provider.py together:Qwen/Qwen3.5-9B         # needs TOGETHER_API_KEY
     python any_provider.py gemini:gemini-3.5-flash-lite     # needs GEMINI_API_KEY
+    python any_provider.py anthropic:claude-haiku-5-5       # needs ANTHROPIC_API_KEY
+    python any_provider.py bedrock:us.amazon.nova-lite-v1:0 # needs AWS_REGION and AWS credentials
     python any_provider.py ollama:qwen3                     # needs Ollama on this machine
 
 Several names are asked one after the other. `tanuki models` lists what is known of each.
