@@ -62,6 +62,14 @@ def test_nothing_is_lost_or_out_of_order_while_storage_fails(tmp_path: Path, sub
     assert found["p99 failing / well"] > 0
 
 
+def test_opening_is_measured_in_new_processes(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    told, _ = run("bench_opening.py", tmp_path / "opening.json", subprocess_env, "--places", "file")
+
+    found = told["places"]["file"]
+    assert len(found["open and first append, s"]) == 1
+    assert found["distinct taken for others, %"][0] < 1
+
+
 def test_the_picture_is_drawn_from_the_kept_figures(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     pytest.importorskip("matplotlib")
     picture = tmp_path / "benchmark.png"
@@ -72,7 +80,7 @@ def test_the_picture_is_drawn_from_the_kept_figures(tmp_path: Path, subprocess_e
 
 
 def test_the_scripts_explain_themselves(subprocess_env: dict[str, str]) -> None:
-    for script in [*QUICK, "bench_storage_faults.py"]:
+    for script in [*QUICK, "bench_opening.py", "bench_storage_faults.py"]:
         command = [sys.executable, str(BENCHMARKS / script), "--help"]
         told = subprocess.run(command, env=subprocess_env, capture_output=True, text=True, check=True).stdout
         assert "--json" in told
