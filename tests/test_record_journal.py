@@ -71,10 +71,28 @@ async def started(
 def left_in(path: Path) -> list[bytes]:
     journal, found = Journal(path, "somewhere"), list[bytes]()
     journal.adopt()
-    while oldest := journal.oldest():
-        found += oldest[NAME]
-        journal.done()
+    while lines := taken(journal):
+        found += lines[NAME]
     return found
+
+
+def taken(journal: Journal, *blocked: str) -> dict[str, list[bytes]]:
+    """Read the oldest part, as if all of it were written then."""
+    part = journal.read(set(blocked))
+    if part is None:
+        return {}
+    journal.done(part, {})
+    return dict(part.lines)
+
+
+async def pass_time(recorder: Recorder, clock: FakeClock, seconds: float) -> None:
+    """Move the clock on, in steps after which threads come to an end."""
+    for _ in range(int(seconds * 2)):
+        await clock.advance(0.5)
+        for _ in range(3):
+            while recorder._spill._turn.locked():  # noqa: ASYNC110 — a thread unlocks it
+                await asyncio.sleep(0.0002)
+            await asyncio.sleep(0)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -88,8 +106,8 @@ def test_lines_come_back_in_order_by_name(tmp_path: Path) -> None:
     journal.add([("a", b"1"), ("b", b"2\n"), ("a", b"3")])
     journal.add([("a", b"")])
     assert journal.lines == 4
-    assert journal.oldest() == {"a": [b"1", b"3", b""], "b": [b"2\n"]}
-    assert (journal.done(), journal.lines, journal.oldest(), journal.done()) == (4, 0, {}, 0)
+    assert taken(journal) == {"a": [b"1", b"3", b""], "b": [b"2\n"]}
+    assert (journal.lines, journal.names, taken(journal)) == (0, set(), {})
     journal.close()
     assert list(journal.path.iterdir()) == []
 
@@ -97,10 +115,12 @@ def test_lines_come_back_in_order_by_name(tmp_path: Path) -> None:
 def test_what_is_added_while_the_oldest_is_written_follows(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "somewhere")
     journal.add([("a", b"1")])
-    assert journal.oldest() == {"a": [b"1"]}
+    part = journal.read()
+    assert part is not None
     journal.add([("a", b"2")])
-    assert journal.done() == 1
-    assert journal.oldest() == {"a": [b"2"]}
+    journal.done(part, {})
+    assert (part.lines, journal.lines) == ({"a": [b"1"]}, 1)
+    assert taken(journal) == {"a": [b"2"]}
 
 
 def test_the_next_process_takes_over_what_one_left_but_not_from_one_that_lives(tmp_path: Path) -> None:
@@ -112,7 +132,7 @@ def test_the_next_process_takes_over_what_one_left_but_not_from_one_that_lives(t
     assert elsewhere.adopt() == 0
     second.add([("a", b"0")])
     assert second.adopt() == 1
-    assert [second.oldest(), second.done(), second.oldest()] == [{"a": [b"0"]}, 1, {"a": [b"1"]}]
+    assert taken(second) == {"a": [b"0", b"1"]}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +148,7 @@ def test_a_torn_end_hides_nothing_before_it(tmp_path: Path, damage: Callable[[by
     second = Journal(tmp_path, "somewhere")
     kept = [b"one", b"two", b"three"][: 3 if len(damage(whole)) > len(whole) else 2]
     assert second.adopt() == len(kept)
-    assert second.oldest() == {"a": kept}
+    assert taken(second) == {"a": kept}
 
 
 def test_what_two_processes_take_over_at_once_is_taken_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +198,9 @@ def test_writes_that_fail_again_and_again_leave_no_files(tmp_path: Path, monkeyp
         for _ in range(3):
             with pytest.raises(StorageError, match="disk is full"):
                 journal.add([("a", b"1")])
-    assert not journal.is_full
     assert list(journal.path.glob("*/*.lines")) == []
     journal.add([("a", b"2")])
-    assert journal.oldest() == {"a": [b"2"]}
+    assert taken(journal) == {"a": [b"2"]}
 
 
 def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +218,7 @@ def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch
     journal.close()
     again = Journal(tmp_path, "somewhere")
     assert again.adopt() == 2
-    assert [again.oldest(), again.done(), again.oldest()] == [{"a": [b"1"]}, 1, {"a": [b"3"]}]
+    assert taken(again) == {"a": [b"1", b"3"]}
 
 
 def test_a_storage_without_an_address_has_no_journal(tmp_path: Path) -> None:
@@ -364,30 +383,76 @@ async def test_a_record_that_storage_refuses_for_ever_is_set_aside_and_the_other
     storage, lines = Moody(), lines_of(100)
     storage.refuses = lambda name, line: line in (lines[0], lines[57])
     recorder = await started(storage, tmp_path, clock)
-    for line in lines:
+    for line in lines[:70]:
         recorder.remember(NAME, line)
-    for _ in range(5):
-        await asyncio.gather(recorder.flush(), return_exceptions=True)
+    for line in lines[70:]:
+        recorder.remember(NAME, line)
+        await pass_time(recorder, clock, 30)
     numbers = recorder.statistics()
-    assert (numbers.queued, numbers.written, numbers.failed) == (0, 98, 2)
+    assert (numbers.queued, numbers.spilled, numbers.written, numbers.failed) == (0, 0, 98, 2)
     refused = [json.loads(line) for line in (recorder._spill._journal.path / "refused.jsonl").read_text().splitlines()]
     assert [(each["name"], each["line"], each["why"]) for each in refused] == [
         (NAME, lines[0].decode(), "no disk"),
         (NAME, lines[57].decode(), "no disk"),
     ]
     assert str(tmp_path) in caplog.text
+    assert "tanuki verify --repair" in caplog.text
     await recorder.aclose()
 
 
-async def test_a_lone_refused_record_is_set_aside_once_storage_takes_others(tmp_path: Path, clock: FakeClock) -> None:
+async def test_what_is_behind_a_refused_record_is_written_within_seconds(tmp_path: Path, clock: FakeClock) -> None:
+    storage, lines = Moody(), lines_of(100)
+    storage.refuses = lambda name, line: line == lines[40]
+    recorder = await started(storage, tmp_path, clock)
+    for line in lines:
+        recorder.remember(NAME, line)
+    await pass_time(recorder, clock, 7)
+    assert await storage.all() == [line for line in lines if line != lines[40]]
+    await recorder.aclose()
+
+
+async def test_a_lone_refused_record_is_set_aside_once_storage_took_others_ten_times(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     storage = Moody()
     storage.refuses = lambda name, line: name == "bad"
     recorder = await started(storage, tmp_path, clock)
     recorder.remember("bad", b"x")
-    for n in range(5):
+    for n in range(9):
         recorder.remember(NAME, b"%d" % n)
-        await asyncio.gather(recorder.flush(), return_exceptions=True)
-    assert (recorder.statistics().written, recorder.statistics().failed) == (5, 1)
+        await pass_time(recorder, clock, 65)
+    assert recorder.statistics().failed == 0
+    for n in range(9, 12):
+        recorder.remember(NAME, b"%d" % n)
+        await pass_time(recorder, clock, 65)
+    assert (recorder.statistics().written, recorder.statistics().failed) == (12, 1)
+    await recorder.flush()
+    await recorder.aclose()
+
+
+async def test_a_lone_refused_record_waits_while_nothing_else_is_written(tmp_path: Path, clock: FakeClock) -> None:
+    storage = Moody()
+    recorder = await started(storage, tmp_path, clock)
+    await recorder.keep(NAME, [b"before"])
+    storage.refuses = lambda name, line: line == b"last"
+    recorder.remember(NAME, b"last")
+    await pass_time(recorder, clock, 3600)
+    assert recorder.statistics().failed == 0
+    assert len(storage.asked) < 150  # one append in half a minute
+    await recorder.aclose()
+    assert await asyncio.to_thread(left_in, tmp_path) == [b"last"]
+
+
+async def test_flushing_again_and_again_sets_nothing_aside(tmp_path: Path, clock: FakeClock) -> None:
+    storage = Moody()
+    storage.refuses = lambda name, line: name == "bad"
+    recorder = await started(storage, tmp_path, clock)
+    recorder.remember("bad", b"x")
+    for n in range(50):
+        recorder.remember(NAME, b"%d" % n)
+        with pytest.raises(StorageError, match="no disk"):
+            await recorder.flush()
+    assert (recorder.statistics().written, recorder.statistics().failed) == (50, 0)
     await recorder.aclose()
 
 
@@ -399,10 +464,10 @@ async def test_storage_that_has_room_for_a_few_lines_makes_nobody_set_the_others
     recorder = await started(storage, tmp_path, clock)
     for line in lines:
         recorder.remember(NAME, line)
-    await clock.advance(3600)
+    await pass_time(recorder, clock, 3600)
     assert (await storage.all(), recorder.statistics().failed) == (lines[:3], 0)
     storage.refuses = lambda name, line: False
-    await clock.advance(31)
+    await pass_time(recorder, clock, 31)
     assert await storage.all() == lines
     assert recorder.statistics().failed == 0
     await recorder.aclose()
@@ -416,10 +481,10 @@ async def test_storage_that_is_down_for_long_makes_nobody_set_lines_aside(
     recorder = await started(storage, tmp_path, clock)
     for line in lines_of(50):
         recorder.remember(NAME, line)
-    await clock.advance(3600)
+    await pass_time(recorder, clock, 3600)
     assert len(storage.asked) < 1000
     storage.up = True
-    await clock.advance(31)
+    await pass_time(recorder, clock, 31)
     assert await storage.all() == lines_of(50)
     assert recorder.statistics().failed == 0
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1

@@ -1,4 +1,4 @@
-"""Lines are handed to storage: whatever it raises is a StorageError, and what it refuses for ever is set aside."""
+"""Lines are handed to storage: whatever it raises is a StorageError, and what it refuses for good is set aside."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from tanuki_async._clock import Clock
 from tanuki_async._errors import StorageError
+from tanuki_async._record.trouble import Troubles
 from tanuki_async.abc import Appended, Storage
 
-__all__ = ["Delivery", "RecorderStatistics"]
+__all__ = ["Delivered", "Delivery", "RecorderStatistics"]
 
-_SIFT_EVERY = 5
-"""After so many failures of one name, lines are tried in halves."""
-_DOWN = 16
-"""So many failures in a row mean that storage is down, not that it refuses these lines."""
 logger = logging.getLogger("tanuki_async.record")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderStatistics:
-    """Lines, since the recorder was made. `queued` waits now; `spilled` waits in a local journal; `failed` is lost."""
+    """Lines, since the recorder was made. `queued` waits now; `spilled` waits in a local journal; `failed` is lost,
+    or set aside as refused.
+
+    What was remembered, kept and taken over from processes that died is in one of these, and in one only.
+    """
 
     queued: int
     written: int
@@ -31,29 +33,86 @@ class RecorderStatistics:
 
 
 @dataclass(slots=True)
-class _Trouble:
-    """A name that fails: how often, and how much had gone well elsewhere when it last did."""
+class Delivered:
+    """What became of lines: those that are left wait, in order, because of `error`."""
 
-    attempts: int
-    successes: int
+    left: list[bytes]
+    written: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    error: StorageError | None = None
 
 
 class Delivery:
-    """Writes batches and counts what became of them."""
+    """Writes lines of one name at a time, and counts what became of those that no longer wait anywhere."""
 
     def __init__(
         self,
         storage: Storage,
         on_written: Callable[[str, int], None] | None,
         set_aside: Callable[[str, bytes, StorageError], Awaitable[str]],
+        clock: Clock,
     ) -> None:
         self._storage, self._on_written, self._set_aside = storage, on_written, set_aside
+        self.troubles = Troubles(clock)
         self.written = self.deduplicated = self.failed = 0
-        self._successes = 0
-        self._troubles: dict[str, _Trouble] = {}
 
-    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
-        """Write lines. Raises StorageError."""
+    async def keep(self, name: str, lines: Sequence[bytes], *, latest: bool) -> Appended:
+        """Write lines that wait nowhere. Raises StorageError."""
+        appended = await self._append(name, lines, latest=latest)
+        self.written += appended.written
+        self.deduplicated += appended.duplicates
+        return appended
+
+    async def deliver(self, name: str, lines: Sequence[bytes]) -> Delivered:
+        """Write lines, in order, as far as storage takes them. Whoever keeps them counts what is returned."""
+        delivered = Delivered(list(lines))
+        while delivered.left and await self._go_on(name, delivered):
+            pass
+        return delivered
+
+    def count(self, delivered: Delivered) -> None:
+        """Add to the numbers what no longer waits."""
+        self.written += delivered.written
+        self.deduplicated += delivered.duplicates
+        self.failed += delivered.refused
+
+    async def _go_on(self, name: str, delivered: Delivered) -> bool:
+        """Write the first of what is left, or find out which line is the reason. False where the name is to wait."""
+        left = delivered.left
+        size = self.troubles.size(name, len(left))
+        if (error := await self._write(name, delivered, 0, size)) is None:
+            self.troubles.succeeded(name, size)
+            return True
+        verdict = self.troubles.failed(name, size, error)
+        if verdict == "refused" and await self._give_up_on(name, left[0], error):
+            self.troubles.gave_up(name)
+            delivered.refused += 1
+            del left[0]
+            return True
+        if verdict in ("beside", "refused"):
+            await self._write_beside(name, delivered)
+        delivered.error = error
+        return verdict == "narrow"
+
+    async def _write_beside(self, name: str, delivered: Delivered) -> None:
+        """Write what is behind the first line: all of it or, as others there may be refused too, any one line."""
+        others = len(delivered.left) - 1
+        if others and await self._write(name, delivered, 1, others) is not None and others > 1:
+            await self._write(name, delivered, self.troubles.turn(name) % others + 1, 1)
+
+    async def _write(self, name: str, delivered: Delivered, start: int, size: int) -> StorageError | None:
+        end = start + size
+        try:
+            appended = await self._append(name, delivered.left[start:end])
+        except StorageError as error:
+            return error
+        del delivered.left[start:end]
+        delivered.written += appended.written
+        delivered.duplicates += size - appended.written
+        return None
+
+    async def _append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
         try:
             appended = await self._storage.append(name, lines, latest=latest)
         except StorageError:
@@ -64,65 +123,23 @@ class Delivery:
             raise StorageError(f"{self._storage!r} was closed meanwhile") from error  # nobody cancelled this one
         except Exception as error:  # a storage of the user's may raise anything; it must not end the recorder
             raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
-        self._successes += appended.written > 0  # a full one still knows what it has
-        self._count(name, appended)
+        if appended.written:  # a full one still knows what it has
+            self.troubles.took()
+            self._tell(name, appended.written)
         return appended
 
-    async def deliver(self, name: str, lines: Sequence[bytes]) -> None:
-        """Write lines, all but those that storage refuses while it takes others. Raises StorageError."""
-        try:
-            await self.append(name, lines)
-        except StorageError:
-            trouble = self._troubles.setdefault(name, _Trouble(0, self._successes))
-            trouble.attempts += 1
-            others_go, trouble.successes = self._successes > trouble.successes, self._successes
-            if trouble.attempts % _SIFT_EVERY or not await self._sift(name, lines, others_go=others_go):
-                raise
-        self._troubles.pop(name, None)
-
-    async def _sift(self, name: str, lines: Sequence[bytes], *, others_go: bool) -> bool:
-        """Write in ever smaller parts, and set aside what is refused. False where storage may be down, or full.
-
-        A line is refused if storage took another after it.
-        """
-        refused: list[tuple[bytes, StorageError]] = []
-        doubtful: list[tuple[bytes, StorageError]] = []
-        parts: list[Sequence[bytes]] = [lines]
-        failures = 0
-        while parts:
-            part = parts.pop()
-            try:
-                if (await self.append(name, part)).written:
-                    refused, doubtful = [*refused, *doubtful], []
-                failures = 0
-            except StorageError as error:
-                failures += 1
-                if failures > _DOWN:
-                    return False
-                if len(part) == 1:
-                    doubtful.append((part[0], error))
-                else:
-                    middle = len(part) // 2
-                    parts += [part[middle:], part[:middle]]
-        if doubtful and not others_go:
-            return False
-        for line, why in [*refused, *doubtful]:
-            await self._give_up_on(name, line, why)
-        return True
-
-    async def _give_up_on(self, name: str, line: bytes, error: StorageError) -> None:
-        self.failed += 1
+    async def _give_up_on(self, name: str, line: bytes, error: StorageError) -> bool:
         try:
             where = await self._set_aside(name, line, error)
         except StorageError as problem:
-            where = f"lost, as {problem}"
+            logger.warning("storage refuses an example of %s (%s), which cannot be set aside: %s", name, error, problem)
+            return False
         logger.error("storage takes other examples, but refuses one of %s (%s); it is %s", name, error, where)
+        return True
 
-    def _count(self, name: str, appended: Appended) -> None:
-        self.written += appended.written
-        self.deduplicated += appended.duplicates
-        if appended.written and self._on_written is not None:
+    def _tell(self, name: str, written: int) -> None:
+        if self._on_written is not None:
             try:
-                self._on_written(name, appended.written)
+                self._on_written(name, written)
             except Exception:  # whoever listens may fail; what is written is written
-                logger.exception("a listener failed after %d examples of %s were written", appended.written, name)
+                logger.exception("a listener failed after %d examples of %s were written", written, name)

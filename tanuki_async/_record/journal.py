@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
-import secrets
 import shutil
-import struct
 import sys
 import threading
-import zlib
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 import mmh3
 
-from tanuki_async.storage._files import (
-    is_at,
-    lock,
-    make_directory,
-    replace,
-    sync_data,
-    sync_directory,
-    translated,
-    write_all,
-)
+from tanuki_async._record.frames import frames, lines_in
+from tanuki_async._record.own import Own
+from tanuki_async._record.refused import FILE, SETTING, set_aside
+from tanuki_async.storage._files import replace, sync_data, sync_directory, translated, write_all
 
-__all__ = ["Journal", "journal_for"]
+__all__ = ["Journal", "Part", "journal_for"]
 
-_FRAME = struct.Struct("<IHI")  # bytes of the line, bytes of its name, checksum of both
 _FULL = 4 << 20
-"""Bytes of one file: as much is read, and written to storage, at once."""
+"""Bytes of one file: about as much is read, and written to storage, at once."""
 
 
 def journal_for(address: str | None, directory: str | Path | None) -> Journal | None:
@@ -48,73 +39,93 @@ def journal_for(address: str | None, directory: str | Path | None) -> Journal | 
 
 def _directory() -> Path:
     """Where journals are kept when nobody says otherwise."""
-    if told := os.environ.get("TANUKI_JOURNAL_DIR"):
+    if told := os.environ.get(SETTING):
         return Path(told)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "tanuki_async" / "journal"
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tanuki_async" / "journal"
 
 
+@dataclass(slots=True, eq=False)
+class _File:
+    """One file, with the number of its lines by name."""
+
+    path: Path
+    names: Counter[str]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was read of the journal: lines to write, by name, and those of other names, which stay."""
+
+    files: Sequence[_File]
+    lines: Mapping[str, list[bytes]]
+    others: Mapping[str, list[bytes]]
+
+
+_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
+"""A child inherits the open descriptors of a fork, and their locks would say that the parent lives as long as it."""
+
+
 class Journal:
-    """First in, first out, for one storage. Blocking; safe for several threads. Failures are StorageErrors.
+    """First in, first out for each name, for one storage. Blocking; safe for several threads. Raises StorageErrors.
 
     Each process writes into a directory of its own, which it holds locked. What a process that died has left there is
-    taken over by the next that opens a journal for the same storage. A file is deleted when all its lines are written,
-    so a crash may write some twice, which storage leaves out.
+    taken over by the next that opens a journal for the same storage. A file is replaced by what is left of it, or
+    deleted, when its lines are written, so a crash may write some twice, which storage leaves out.
     """
 
     def __init__(self, root: Path, address: str) -> None:
         self.path = root.expanduser().absolute() / mmh3.mmh3_x64_128_digest(address.encode()).hex()
+        self._own = Own(self.path)
         self._mutex = threading.RLock()
-        self._own: Path | None = None
-        self._held: list[int] = []  # descriptors whose locks say that this process lives
-        self._files: deque[tuple[Path, int]] = deque()  # the oldest first, each with its lines
+        self._begin()
+        _journals.add(self)
+
+    def _begin(self) -> None:
+        self._files: list[_File] = []  # the oldest first
         self._tail: int | None = None  # the open file, which is the last of these
-        self._tail_size = self._serial = 0
-        self._oldest: dict[str, list[bytes]] | None = None
+        self._tail_size = 0
+        self._first = self._last = 10**11  # numbers of files, with room before them
+        self._names: dict[str, int] = {}
+        self.lines = 0  # how many wait
 
     @property
-    def lines(self) -> int:
-        """How many lines wait."""
-        return sum(lines for _, lines in self._files)
+    def names(self) -> Set[str]:
+        """The names of which lines wait."""
+        return set(self._names)
 
-    @property
-    def is_full(self) -> bool:
-        """Tell whether there is enough for one good write."""
-        return len(self._files) > 1 or self._tail_size >= _FULL // 4
+    def has(self, name: str) -> bool:
+        """Tell whether lines of a name wait."""
+        return name in self._names
 
     def adopt(self) -> int:
         """Take over what processes that died have left. Returns how many lines that is."""
-        if not self.path.is_dir():
-            return 0
-        with self._mutex, translated("read", self.path):
+        with self._mutex, self._translated("read"):
             before = self.lines
-            for left in sorted(self.path.iterdir(), key=_age):
-                if left.is_dir() and left != self._own and (descriptor := _locked(left)) is not None:
-                    try:
-                        self._take_over(left)
-                    finally:
-                        os.close(descriptor)
+            for left in self._own.left():
+                self._take_over(left)
             return self.lines - before
 
     def _take_over(self, left: Path) -> None:
-        files = [(path, sum(1 for _ in _frames(path.read_bytes()))) for path in sorted(left.glob("*.lines"))]
-        for path, lines in files:
-            if lines:
-                self._serial += 1
-                moved = self._directory() / f"{self._serial:012}.lines"
+        contents = [(path, path.read_bytes()) for path in sorted(left.glob("*.lines"))]
+        for path, content in contents:
+            if names := Counter(name for name, _ in lines_in(content)):
+                self._last += 1
+                moved = self._own.path() / f"{self._last:012}.lines"
                 path.replace(moved)
-                self._files.append((moved, lines))
+                self._files.append(_File(moved, Counter(), len(content)))
+                self._count(self._files[-1], names)
                 self._end_tail()
-        if files and self._own:
-            sync_directory(self._own)
+        self._own.sync()
         shutil.rmtree(left, ignore_errors=True)
 
     def add(self, lines: Iterable[tuple[str, bytes]]) -> None:
         """Add lines, each under a name; they are on the disk when this returns. Where that fails, none is."""
         lines = list(lines)
-        content = b"".join([_frame(name.encode(), line) for name, line in lines])
-        with self._mutex, translated("write to the journal", self.path):
+        content = frames(lines)
+        with self._mutex, self._translated("write to"):
             tail = self._open_tail()
             try:
                 write_all(tail, content)
@@ -126,87 +137,115 @@ class Journal:
                 self._drop_last_if_empty()
                 raise
             self._tail_size += len(content)
-            path, before = self._files.pop()
-            self._files.append((path, before + len(lines)))
+            self._files[-1].size = self._tail_size
+            self._count(self._files[-1], self._files[-1].names + Counter(name for name, _ in lines))
             if self._tail_size >= _FULL:
                 self._end_tail()
 
     def add_before(self, lines: Sequence[tuple[str, bytes]]) -> None:
-        """Add lines that are older than all that wait here; once, as the last thing before closing."""
-        with self._mutex, translated("write to the journal", self.path):
-            path = self._directory() / f"{0:012}.lines"
-            replace(path, b"".join([_frame(name.encode(), line) for name, line in lines]))
-            self._files.appendleft((path, len(lines)))
-            self._oldest = None
+        """Add lines that are older than all of their names that wait here."""
+        content = frames(lines)
+        with self._mutex, self._translated("write to"):
+            path = self._own.path() / f"{self._first:012}.lines"
+            replace(path, content)
+            self._first -= 1
+            self._files.insert(0, _File(path, Counter(), len(content)))
+            self._count(self._files[0], Counter(name for name, _ in lines))
 
-    def oldest(self) -> dict[str, list[bytes]]:
-        """Return the lines of the oldest file by name; whoever writes a name deletes it there. Empty at the end."""
-        with self._mutex, translated("read the journal", self.path):
-            if self._oldest is None and self._files:
-                if len(self._files) == 1:
-                    self._end_tail()
-                self._oldest = {}
-                for name, line in _frames(self._files[0][0].read_bytes()):
-                    self._oldest.setdefault(name, []).append(line)
-            return {} if self._oldest is None else self._oldest
+    def read(self, blocked: Set[str] = frozenset()) -> Part | None:
+        """Return the oldest lines of names that are not blocked; None at the end. Give it to `done` afterwards.
 
-    def done(self) -> int:
-        """Delete the oldest file: all its lines are written. Returns how many these are."""
-        with self._mutex, translated("write to the journal", self.path):
-            if self._oldest is None:
-                return 0
-            path, lines = self._files[0]
-            path.unlink(missing_ok=True)
-            self._files.popleft()
-            self._oldest = None
-            return lines
+        Small files are read together, also with what others left before them, so that they become one.
+        """
+        with self._mutex, self._translated("read"):
+            files = self._choose(blocked)
+            if self._files and self._files[-1] in files:
+                self._end_tail()
+            lines: dict[str, list[bytes]] = {}
+            others: dict[str, list[bytes]] = {}
+            for file in files:
+                for name, line in lines_in(file.path.read_bytes()):
+                    (others if name in blocked else lines).setdefault(name, []).append(line)
+            return Part(files, lines, others) if files else None
+
+    def _choose(self, blocked: Set[str]) -> list[_File]:
+        start = next((at for at, file in enumerate(self._files) if not file.names.keys() <= blocked), None)
+        if start is None:
+            return []
+        end, size = start + 1, self._files[start].size
+        while end < len(self._files) and size < _FULL // 2:
+            size += self._files[end].size
+            end += 1
+        while start and self._files[start - 1].size <= size and size < _FULL // 2:
+            start -= 1
+            size += self._files[start].size
+        return self._files[start:end]
+
+    def done(self, part: Part, left: Mapping[str, Sequence[bytes]]) -> None:
+        """Keep of what was read only what is left, and the lines of blocked names."""
+        kept = [(name, line) for of in (part.others, left) for name, lines in of.items() for line in lines]
+        first, *more = part.files
+        with self._mutex, self._translated("write to"):
+            if not more and len(kept) == first.names.total():
+                return
+            if kept:
+                content = frames(kept)
+                replace(first.path, content)
+                first.size = len(content)
+                self._count(first, Counter(name for name, _ in kept))
+            for file in more if kept else part.files:
+                file.path.unlink(missing_ok=True)
+                self._count(file, Counter())
+                self._files.remove(file)
 
     def set_aside(self, name: str, line: bytes, why: object) -> Path:
         """Keep a line that storage refuses, where a person finds it."""
-        path = self.path / "refused.jsonl"
-        record = {"name": name, "line": line.decode(errors="backslashreplace"), "why": str(why)}
-        with self._mutex, translated("write to", path):
-            make_directory(self.path)
-            with path.open("ab") as file:
-                file.write(json.dumps(record).encode() + b"\n")
+        path = self.path / FILE
+        set_aside(path, name, line, why)
         return path
 
     def close(self) -> None:
         """Let go. What still waits is taken over by the next process, or by the next journal of this one."""
         with self._mutex:
-            self._end_tail()
-            if self._own is not None and not self._files:
-                shutil.rmtree(self._own, ignore_errors=True)
-            self._files.clear()
-            self._own = self._oldest = None
-            while self._held:
-                os.close(self._held.pop())
+            self._let_go(empty=not self._files)
 
-    def _directory(self) -> Path:
-        while self._own is None:
-            draft = self.path / f"{os.getpid()}-{secrets.token_hex(4)}"
-            make_directory(draft)
-            descriptor = _locked(draft)  # None where another process takes it for one that was left
-            if descriptor is not None and is_at(descriptor, draft):
-                self._held.append(descriptor)
-                self._own = draft
-        return self._own
+    def leave_to_parent(self) -> None:
+        """Have nothing to do with the journal, in the child of a fork; it is still the parent's."""
+        self._mutex = threading.RLock()  # a thread that is not here may hold it
+        self._let_go(empty=False)
+
+    def _let_go(self, *, empty: bool) -> None:
+        self._end_tail()
+        self._own.let_go(empty=empty)
+        self._begin()
+
+    def _count(self, file: _File, names: Counter[str]) -> None:
+        """Note which lines a file has now."""
+        for name, more in ((name, names[name] - file.names[name]) for name in {*names, *file.names}):
+            self.lines += more
+            self._names[name] = self._names.get(name, 0) + more
+            if not self._names[name]:
+                del self._names[name]
+        file.names = names
+
+    def _translated(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return translated(f"{doing} the journal", self.path, setting=SETTING)
 
     def _open_tail(self) -> int:
         if self._tail is None:
-            self._serial += 1
-            path = self._directory() / f"{self._serial:012}.lines"
+            self._last += 1
+            path = self._own.path() / f"{self._last:012}.lines"
             self._tail = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            self._files.append((path, 0))
+            self._files.append(_File(path, Counter(), 0))
             sync_directory(path.parent)
         return self._tail
 
     def _drop_last_if_empty(self) -> None:
-        path, lines = self._files[-1]
-        if not lines:
+        last = self._files[-1]
+        if not last.names:
             self._files.pop()
             with contextlib.suppress(OSError):
-                path.unlink()
+                last.path.unlink()
 
     def _end_tail(self) -> None:
         tail, self._tail, self._tail_size = self._tail, None, 0
@@ -214,38 +253,10 @@ class Journal:
             os.close(tail)
 
 
-def _age(path: Path) -> float:
-    with contextlib.suppress(FileNotFoundError):  # another process has taken it over
-        return path.stat().st_mtime
-    return 0.0
+def _after_fork() -> None:
+    for journal in _journals:
+        journal.leave_to_parent()
 
 
-def _locked(directory: Path) -> int | None:
-    """Lock the directory of a process; None while that process lives."""
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        lock(descriptor, seconds=0)
-    except TimeoutError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _frame(name: bytes, line: bytes) -> bytes:
-    return b"".join((_FRAME.pack(len(line), len(name), zlib.crc32(line, zlib.crc32(name))), name, line))
-
-
-def _frames(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Read what is whole; a torn end, or the zeros that a power loss leaves, was never reported as written."""
-    at = 0
-    while at + _FRAME.size <= len(content):
-        size, name_size, checksum = _FRAME.unpack_from(content, at)
-        middle = at + _FRAME.size + name_size
-        name, line = content[at + _FRAME.size : middle], content[middle : middle + size]
-        if not name or len(line) < size or zlib.crc32(line, zlib.crc32(name)) != checksum:
-            return
-        yield name.decode(), line
-        at = middle + size
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

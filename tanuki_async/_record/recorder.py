@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import NotOpenError, StorageError
 from tanuki_async._record.delivery import Delivery, RecorderStatistics
 from tanuki_async._record.journal import Journal
 from tanuki_async._record.spill import Spill
+from tanuki_async._record.trouble import FIRST_PAUSE, LONGEST_PAUSE
 from tanuki_async._record.waiting import OVERHEAD, Waiting
 from tanuki_async._record.waits import finish, first_of
+from tanuki_async._record.writer import Writer
 from tanuki_async.abc import Appended, Storage
 
 __all__ = ["Recorder", "RecorderStatistics"]
 
-_GROUP_BYTES = 4 << 20
-_FIRST_PAUSE, _BESIDE_PAUSE, _LONGEST_PAUSE = 0.1, 1.0, 30.0
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -29,8 +29,9 @@ class Recorder:
 
     A storage with patience, whose writes cost money, is written to when there is enough, or after its patience; until
     then lines wait in the journal, within `flush_interval`. The queue is bounded by `queue_bytes`; from half of that
-    on, what is oldest goes to the journal. Where there is none, or it fails too, new lines are dropped and counted.
-    While storage fails, lines wait and are tried again after growing pauses. Belongs to the event loop on which it was
+    on, what is oldest goes to the journal. Where there is none, or it fails too, lines are dropped and counted: the
+    newest of names that fail, else what is new. A name on which storage fails is tried again after growing pauses, and
+    meanwhile its lines go to the journal; no other name waits for it. Belongs to the event loop on which it was
     started. Appending twice does no harm, as storage leaves out what it has: what is interrupted is written again.
     """
 
@@ -50,10 +51,11 @@ class Recorder:
         self._patience = storage.patience or self._gather
         self._limit, self._grace = queue_bytes, grace
         self._spill = Spill(journal)
-        self._delivery = Delivery(storage, on_written, self._spill.set_aside)
+        self._delivery = Delivery(storage, on_written, self._spill.set_aside, clock)
         self._spill_above = math.inf if journal is None else 0 if storage.patience else queue_bytes // 2
         self._waiting = Waiting()
-        self._finished = self._failed = 0  # lines that are written or refused; those that are lost
+        self._writer = Writer(self._waiting, self._spill, self._delivery)
+        self._failed = 0  # lines that are lost
         self._since = 0.0  # when the first line came that waits
         self._accepts = False
         self._refusing = self._failing = False
@@ -71,7 +73,6 @@ class Recorder:
             raise NotOpenError("this recorder was closed: make a new one")
         self._wake, self._full, self._ripe = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._turn = asyncio.Lock()  # held while storage works, so that lines of one name stay in order
-        self._moving = asyncio.Lock()  # held while lines go to the journal, so that none overtakes them
         self._accepts = True
         self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._work(), name="tanuki_async recorder")]
@@ -82,8 +83,9 @@ class Recorder:
         """Queue one line. Never waits and never raises: what cannot be queued is counted as failed."""
         waiting, size = self._waiting, len(line) + OVERHEAD
         if not self._accepts or waiting.bytes + size > self._limit:
-            self._overflow()
-            return
+            if not (self._accepts and self._make_room(name, size)):
+                self._overflow()
+                return
         waiting.bytes += size
         waiting.queue.append((name, line))
         if len(waiting.queue) == 1 or waiting.bytes > self._spill_above:
@@ -94,17 +96,22 @@ class Recorder:
         if not self._accepts:
             raise StorageError("nothing can be kept now: the recorder was not started, or was closed")
         async with self._turn:
-            if self._waiting.has(name):
-                await self._write_until(self._finished + len(self._waiting) + self._spill.lines)
-            return await self._delivery.append(name, lines, latest=latest)
+            if self._waiting.has(name) or self._spill.has(name):
+                blocked = await self._write()
+                if name in blocked:
+                    raise blocked[name]
+            return await self._delivery.keep(name, lines, latest=latest)
 
     async def flush(self) -> None:
-        """Wait until all that was remembered so far is in storage. Raises StorageError after one attempt that fails."""
+        """Wait until all that was remembered so far is in storage. Raises StorageError after one attempt that fails.
+
+        All names are tried, and those that go are written though others fail.
+        """
         if not self._accepts:
             return
-        target = self._finished + len(self._waiting) + self._spill.lines
         async with self._turn:
-            await self._write_until(target)
+            for error in (await self._write()).values():
+                raise error
 
     async def aclose(self) -> None:
         """Write what is queued, then stop. Safe to call twice, and while being cancelled; gives up after `grace`."""
@@ -135,11 +142,10 @@ class Recorder:
         left = [*older, *left]
         for name in dict(left):
             lines = [line for of, line in left if of == name]
-            try:
-                await self._delivery.deliver(name, lines)
-            except StorageError as error:
-                if not self._spill.add_now([(name, line) for line in lines]):
-                    self._give_up(len(lines), error)
+            delivered = await self._delivery.deliver(name, lines)
+            self._delivery.count(delivered)
+            if delivered.left and not self._spill.add_now([(name, line) for line in delivered.left]):
+                self._give_up(len(delivered.left), delivered.error)
         self._spill.close_now()
 
     def statistics(self) -> RecorderStatistics:
@@ -151,6 +157,10 @@ class Recorder:
             spilled=self._spill.lines,
             failed=self._failed + self._delivery.failed,
         )
+
+    def _make_room(self, name: str, size: int) -> bool:
+        self._failed += self._waiting.make_room(self._waiting.bytes + size - self._limit, name)
+        return self._waiting.bytes + size <= self._limit
 
     def _overflow(self) -> None:
         self._failed += 1
@@ -169,30 +179,31 @@ class Recorder:
 
     async def _work(self) -> None:
         """Write what is due, again and again."""
-        pause = _FIRST_PAUSE
         while True:
-            await self._wake.wait()
             await self._until_due()
-            before = self._finished
             try:
-                await self.flush()
-                pause = _FIRST_PAUSE
-            except Exception as error:  # whatever it is, the next lines still want to be written
-                if not isinstance(error, StorageError):
-                    logger.exception("the recorder met a bug; it goes on in %g s", pause)
-                if self._finished > before:  # one name fails, and others are not to wait for it
-                    pause = min(pause, _BESIDE_PAUSE)
-                await self._clock.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                async with self._turn:
+                    await self._write(resting=True)
+            except Exception:  # whatever it is, the next lines still want to be written
+                logger.exception("the recorder met a bug; it goes on in %g s", LONGEST_PAUSE)
+                await self._clock.sleep(LONGEST_PAUSE)
 
     async def _until_due(self) -> None:
-        """Wait until the first line has waited for long enough, or there is enough for one good write."""
-        wait = max(self._since + self._patience - self._clock.monotonic(), 0)
+        """Wait until a name that failed is due or, of the others, the first line has waited for long enough, or there
+        is enough for one good write.
+        """
+        due, now = self._delivery.troubles.due, self._clock.monotonic
+        if due is None:
+            await self._wake.wait()
+        else:
+            await first_of(self._wake.wait(), self._clock.sleep(max(due - now(), 0)))
+        if not self._wake.is_set():
+            return
+        wait = max(self._since + self._patience - now(), 0)
         if self._patience == self._gather:
             await self._clock.sleep(wait)
             return
         await first_of(self._clock.sleep(wait), self._ripe.wait())
-        self._ripe.clear()
 
     async def _work_on_journal(self) -> None:
         """Move lines from memory to the journal: all of them for a storage with patience, else when they are many."""
@@ -203,67 +214,38 @@ class Recorder:
             if not self._spill_above:
                 await self._clock.sleep(self._gather)
             if not await self._move_to_journal():
-                await self._clock.sleep(_LONGEST_PAUSE if self._spill_above else 1.0)
+                await self._clock.sleep(LONGEST_PAUSE if self._spill_above else 1.0)
             if self._spill.is_full:
                 self._ripe.set()
 
     async def _move_to_journal(self) -> bool:
-        async with self._moving:
-            kept = await self._spill.take(self._waiting, _GROUP_BYTES)
-            if not self._waiting.queue or self._waiting.bytes <= self._spill_above:
+        kept = await self._writer.move_to_journal(queue=self._waiting.bytes > self._spill_above)
+        if self._waiting.bytes <= self._spill_above or not self._waiting.queue:
+            self._refusing = False
+            if not self._waiting.stuck:
                 self._full.clear()
-                self._refusing = False
-            return kept
+        return kept
 
-    async def _write_until(self, target: int) -> None:
-        """Write until so many lines are finished, the oldest first. The turn is held."""
-        try:
-            while self._finished < target:
-                async with self._moving:  # only to choose: the journal must take lines while storage hangs
-                    from_journal = bool(self._spill.lines) and not self._waiting.older
-                    batch = {} if from_journal else self._take()
-                if from_journal:
-                    self._finished += await self._spill.drain(self._delivery)
-                elif batch:
-                    await self._write_batch(batch)
-                else:
-                    break
-        except StorageError as error:
-            self._report(error)
-            raise
-        finally:
-            if not len(self._waiting) and not self._spill.lines:
-                self._wake.clear()
-        self._failing = False
-
-    def _take(self) -> dict[str, list[bytes]]:
+    async def _write(self, *, resting: bool = False) -> dict[str, StorageError]:
+        """Write what waits; return the names that fail, and why. The turn is held."""
+        had = self._writer.lines
         self._since = self._clock.monotonic()
-        batch = self._waiting.take(_GROUP_BYTES)
-        self._refusing = self._refusing and bool(self._waiting.queue)
-        return batch
+        self._spill.fresh = 0
+        self._ripe.clear()
+        blocked = await self._writer.write(resting=resting)
+        self._refusing = self._refusing and not (had and self._waiting.bytes <= self._limit // 2)
+        if not self._writer.goes(blocked):
+            self._wake.clear()
+        if self._waiting.stuck and self._spill.exists:
+            self._full.set()
+        self._report(blocked)
+        return blocked
 
-    async def _write_batch(self, batch: dict[str, list[bytes]]) -> None:
-        writes = [self._write(name, lines) for name, lines in batch.items()]
-        for error in [await writes[0]] if len(writes) == 1 else await asyncio.gather(*writes):
-            if error is not None:
-                raise error
-
-    async def _write(self, name: str, lines: list[bytes]) -> StorageError | None:
-        try:
-            await self._delivery.deliver(name, lines)
-        except BaseException as error:  # where cancelled, it may be written: writing it again does no harm
-            self._waiting.restore(name, journal=bool(self._spill.lines))
-            if isinstance(error, StorageError):
-                return error
-            raise
-        self._waiting.finish(name)
-        self._finished += len(lines)
-        return None
-
-    def _report(self, error: StorageError) -> None:
-        if not self._failing:
-            self._failing = True
-            logger.warning("%d examples wait, as storage fails: %s", len(self._waiting) + self._spill.lines, error)
+    def _report(self, blocked: Mapping[str, StorageError]) -> None:
+        """Tell once that storage fails, until nothing fails any more."""
+        if blocked and not self._failing:
+            logger.warning("%d examples wait, as storage fails: %s", self._writer.lines, next(iter(blocked.values())))
+        self._failing = bool(blocked)
 
     def _give_up(self, lines: int, error: object) -> None:
         self._failed += lines
@@ -294,13 +276,18 @@ class Recorder:
             logger.warning("%d examples wait in the local journal for the next process that uses this storage", lines)
 
     async def _drain(self) -> None:
-        """Flush at least once, so that whoever keeps something now has done so, until nothing is left."""
-        pause = _FIRST_PAUSE
+        """Flush at least once, so that whoever keeps something now has done so, until nothing is left.
+
+        Names that failed for as long already are tried once more, and not waited for.
+        """
+        pause = FIRST_PAUSE
         while True:
             try:
                 await self.flush()
-                if not len(self._waiting) and not self._spill.lines:
+                if not self._writer.lines:
                     return
             except StorageError:
+                if self._delivery.troubles.last(self._grace):
+                    return
                 await self._clock.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, LONGEST_PAUSE)

@@ -1,20 +1,21 @@
-"""What the recorder does with a local journal: lines go there from the queue, and from there to storage."""
+"""What the recorder does with a local journal: lines go there from memory, and from there to storage."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from tanuki_async._errors import StorageError
-from tanuki_async._record.delivery import Delivery
-from tanuki_async._record.journal import Journal
+from tanuki_async._record.journal import Journal, Part
 from tanuki_async._record.waiting import Waiting
 
 __all__ = ["Spill"]
 
 T = TypeVar("T")
+_MUCH = 1 << 20
+"""Bytes that are enough for one good write."""
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -26,6 +27,7 @@ class Spill:
         self._turn = asyncio.Lock()
         self._failing = False
         self.adopted = False  # whether what others left was looked for
+        self.fresh = 0  # bytes that came since somebody set this to none
 
     @property
     def exists(self) -> bool:
@@ -38,9 +40,18 @@ class Spill:
         return self._journal.lines if self._journal else 0
 
     @property
+    def names(self) -> Set[str]:
+        """The names of which lines wait in the journal."""
+        return self._journal.names if self._journal else frozenset()
+
+    @property
     def is_full(self) -> bool:
-        """Tell whether there is enough for one good write."""
-        return self._journal is not None and self._journal.is_full
+        """Tell whether enough came for one good write."""
+        return self.fresh >= _MUCH
+
+    def has(self, name: str) -> bool:
+        """Tell whether lines of a name wait in the journal."""
+        return self._journal is not None and self._journal.has(name)
 
     async def adopt(self) -> int:
         """Take over what processes that died have left."""
@@ -58,57 +69,72 @@ class Spill:
         return adopted
 
     async def add(self, lines: Sequence[tuple[str, bytes]], *, before: bool = False) -> bool:
-        """Put lines into the journal, at the end before all others. False where that fails, which is logged once."""
-        journal = self._journal
-        if journal is None:
-            return False
-        add = journal.add_before if before else journal.add
-        return self._kept(await self._attempt(lambda: add(lines)))
+        """Put lines into the journal, at the end or before all others. False where that fails, which is logged once."""
+        return self.exists and self._kept(await self._attempt(lambda: self._add(lines, before=before)))
 
-    async def take(self, waiting: Waiting, limit: int) -> bool:
-        """Move lines, up to so many bytes, from memory to the journal; where that fails, they stay in memory."""
-        kept = False
+    async def take(self, waiting: Waiting, limit: int, *, queue: bool) -> bool:
+        """Move lines, up to so many bytes, from memory to the journal; where that fails, they stay in memory.
+
+        Those of names that fail go there and, if wanted, those of the queue.
+        """
+        if waiting.older and not await self._move(waiting, waiting.spill_older(), older=True):
+            return False
+        return await self._move(waiting, waiting.spill(limit, queue=queue), older=False)
+
+    async def _move(self, waiting: Waiting, lines: Sequence[tuple[str, bytes]], *, older: bool) -> bool:
+        kept = not lines
+
+        def work() -> None:
+            nonlocal kept
+            self._add(lines, before=older)
+            kept = True
+
         try:
-            lines = waiting.spill(limit)
-            kept = not lines or await self.add(lines)
-        finally:
-            waiting.spilled(kept=kept)
+            if lines:
+                self._kept(await self._attempt(work))
+        finally:  # also where cancelled, upon which the work went on to its end
+            self.fresh += sum([len(line) for _, line in lines]) if kept else 0
+            waiting.spilled(kept=kept, older=older)
         return kept
 
     def add_now(self, lines: Sequence[tuple[str, bytes]], *, before: bool = False) -> bool:
-        """Do the same while everything ends and nothing else runs."""
-        if self._journal is None:
+        """Put lines into the journal while everything ends and nothing else runs."""
+        if not self.exists:
             return False
         try:
-            if lines:
-                (self._journal.add_before if before else self._journal.add)(lines)
+            self._add(lines, before=before)
         except StorageError as error:
             return self._kept(error)
         return True
 
-    async def drain(self, delivery: Delivery) -> int:
-        """Write the oldest part of the journal, and count its lines. StorageError tells of those that stay there."""
+    async def read(self, blocked: Set[str]) -> Part | None:
+        """Return the oldest lines of other names, to be given to `done`. Raises StorageError."""
         journal = self._journal
-        if journal is None:
-            return 0
-        oldest = await self._run(journal.oldest)
-        problems: list[StorageError] = []
-        for name, lines in list(oldest.items()):
-            try:
-                await delivery.deliver(name, lines)
-                del oldest[name]
-            except StorageError as error:  # the other names may do better
-                problems.append(error)
-        if problems:
-            raise problems[0]
-        return await self._run(journal.done)
+        return None if journal is None else await self._run(lambda: journal.read(blocked))
+
+    async def done(self, part: Part, left: Mapping[str, Sequence[bytes]], then: Callable[[], None]) -> None:
+        """Keep only what is left of what was read, `then` say so, also when cancelled. Raises StorageError."""
+        kept = False
+
+        def work() -> None:
+            nonlocal kept
+            if self._journal is not None:
+                self._journal.done(part, left)
+            kept = True
+
+        try:
+            await self._run(work)
+        finally:
+            if kept:
+                then()
 
     async def set_aside(self, name: str, line: bytes, why: StorageError) -> str:
-        """Keep a line that storage refuses, and say where."""
+        """Keep a line that storage refuses, and say where. Raises StorageError."""
         journal = self._journal
         if journal is None:
-            return "lost"
-        return f"kept in {await self._run(lambda: journal.set_aside(name, line, why))}"
+            return "lost, as this storage has no journal"
+        path = await self._run(lambda: journal.set_aside(name, line, why))
+        return f"kept in {path}; `tanuki verify --repair` sends it once more"
 
     async def close(self) -> None:
         """Let go of the journal; what still waits there is found by the next process."""
@@ -119,6 +145,10 @@ class Spill:
         """Do the same while everything ends and nothing else runs."""
         if self._journal is not None:
             self._journal.close()
+
+    def _add(self, lines: Sequence[tuple[str, bytes]], *, before: bool) -> None:
+        if self._journal is not None and lines:
+            (self._journal.add_before if before else self._journal.add)(lines)
 
     async def _attempt(self, work: Callable[[], None]) -> StorageError | None:
         try:

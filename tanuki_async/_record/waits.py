@@ -1,12 +1,14 @@
-"""Waiting for a task to its end, and for whichever of two comes first."""
+"""Waiting for a task to its end, for all of several, and for whichever of two comes first."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["finish", "first_of"]
+__all__ = ["all_of", "finish", "first_of"]
+
+T = TypeVar("T")
 
 
 async def finish(task: asyncio.Task[None], seconds: float) -> None:
@@ -23,6 +25,17 @@ async def finish(task: asyncio.Task[None], seconds: float) -> None:
         task.result()
     if cancelled is not None:
         raise cancelled
+
+
+async def all_of(*waits: Coroutine[Any, Any, T]) -> list[T]:
+    """Wait for all of these, to the end of each, also where one fails or the waiter is cancelled."""
+    if len(waits) == 1:
+        return [await waits[0]]
+    results = await asyncio.gather(*waits, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
 
 
 async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:

@@ -19,15 +19,15 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space",
     errno.EDQUOT: "the disk quota is used up: free some space",
     errno.EFBIG: "the file may not grow further: raise the limit on file sizes (ulimit -f)",
-    errno.EROFS: "the file system is read-only: set TANUKI_LOG_DIR to a directory that can be written",
-    errno.EACCES: "permission is missing: fix the rights, or set TANUKI_LOG_DIR to another directory",
-    errno.EPERM: "permission is missing: fix the rights, or set TANUKI_LOG_DIR to another directory",
+    errno.EROFS: "the file system is read-only: set {setting} to a directory that can be written",
+    errno.EACCES: "permission is missing: fix the rights, or set {setting} to another directory",
+    errno.EPERM: "permission is missing: fix the rights, or set {setting} to another directory",
     errno.ETIMEDOUT: "another process holds its lock and does not go on: end that one",
     errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "too many open files on this machine",
-    errno.ENOTDIR: "a file is where a directory should be: move it, or set TANUKI_LOG_DIR to another directory",
+    errno.ENOTDIR: "a file is where a directory should be: move it, or set {setting} to another directory",
     errno.EISDIR: "a directory is where a file should be: move it away",
-    errno.ENAMETOOLONG: "the path is too long: set TANUKI_LOG_DIR to a shorter one",
+    errno.ENAMETOOLONG: "the path is too long: set {setting} to a shorter one",
 }
 _LOCK_SECONDS = 30.0
 """How long to wait for a lock: one that a stopped process holds must not keep this one from ending."""
@@ -35,12 +35,12 @@ _serial = itertools.count()
 
 
 @contextlib.contextmanager
-def translated(doing: str, path: Path) -> Generator[None]:
-    """Turn an OSError into a StorageError that names the path and what to do."""
+def translated(doing: str, path: Path, *, setting: str = "TANUKI_LOG_DIR") -> Generator[None]:
+    """Turn an OSError into a StorageError that names the path and what to do; `setting` chooses the directory."""
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, error.strerror or repr(error))
+        advice = _ADVICE.get(error.errno or 0, "").format(setting=setting) or error.strerror or repr(error)
         raise StorageError(
             f"could not {doing} {str(path)!r}: {advice} ({type(error).__name__} {error.errno})"
         ) from error
