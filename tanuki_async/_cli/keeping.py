@@ -24,7 +24,11 @@ class DamagedError(StorageError):
 def add(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands."""
     parser = _command(commands, "verify", "check that all that is kept is whole", _verify.__doc__)
-    parser.add_argument("--repair", action="store_true", help="mend; bad bytes are moved aside into *.damaged")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="mend; bad bytes are moved aside into *.damaged, refused examples sent again",
+    )
     reading.runs(parser, _verify)
     parser = _command(commands, "rebuild", "make the filters anew from the data", _rebuild.__doc__)
     reading.runs(parser, _rebuild)
@@ -43,7 +47,11 @@ def _command(
 
 
 async def _verify(options: argparse.Namespace) -> None:
-    """Read every line and value, and compare filters and counts with them. Exit status 1 where something is wrong."""
+    """Read every line and value, and compare filters and counts with them. Exit status 1 where something is wrong.
+
+    Examples that storage refused when they were recorded are named too: they are in this machine's journal
+    (TANUKI_JOURNAL_DIR), and --repair sends them once more.
+    """
     found: list[Finding] = []
     async with reading.opened(options.dir) as storage:
         if options.repair:

@@ -92,14 +92,14 @@ async def forget(
     """Count what is meant; with `do`, take it out of the data, and tell students and running processes."""
     found = Forgotten()
     if do:
-        await journals.hand_over(storage)
+        found.lines.update(await journals.forget(storage, _meant(card, which)))
     for each in dataset.DATASETS:
         for name in (dataset.name_of(card.hash, each), dataset.name_of(card.hash, each) + DAMAGED):
             keep = _keeper(which, pairs=each in _PAIRS)
             count = await storage.rewrite(name, keep) if do else await _count(storage, name, keep)
             if count:
-                found.lines[name] = count
-    if count := await journals.refused(storage, _meant(card, which), do=do):
+                found.lines[name] = found.lines.get(name, 0) + count
+    if count := await journals.forget_refused(storage, _meant(card, which), do=do):
         found.lines["refused by storage"] = count
     if do:  # also where nothing was found: a process that was killed half-way may have left students as they were
         await _tell(storage, card, clock)

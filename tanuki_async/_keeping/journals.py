@@ -3,53 +3,80 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tanuki_async._errors import StorageError
+from tanuki_async._record import refused
 from tanuki_async._record.journal import Journal, journal_for
-from tanuki_async.abc import Storage
-from tanuki_async.storage._files import replace, translated
+from tanuki_async.abc import Finding, Storage
 
-__all__ = ["hand_over", "refused"]
+__all__ = ["forget", "forget_refused", "verify"]
+
+Meant = Callable[[str, bytes], bool]
+logger = logging.getLogger("tanuki_async.keeping")
 
 
-async def hand_over(storage: Storage) -> None:
-    """Write to storage what processes that died have left in their journals here. Living ones write their own."""
+async def forget(storage: Storage, meant: Meant) -> Mapping[str, int]:
+    """Take out what is meant of what processes that died have left in their journals here, and write the rest to
+    storage, as far as it takes it. Returns how many lines are out, by name. Living processes write their own.
+    """
     journal = await asyncio.to_thread(journal_for, storage.address, None)
     if journal is None:
-        return
+        return {}
     try:
         await asyncio.to_thread(journal.adopt)
-        while waiting := await asyncio.to_thread(journal.oldest):
-            for name, lines in list(waiting.items()):
-                await storage.append(name, lines)
-            await asyncio.to_thread(journal.done)
+        gone = await asyncio.to_thread(journal.take_out, meant)
+        await _hand_over(journal, storage)
     finally:
         await asyncio.to_thread(journal.close)
+    return gone
 
 
-async def refused(storage: Storage, meant: Callable[[str, bytes], bool], *, do: bool) -> int:
+async def _hand_over(journal: Journal, storage: Storage) -> None:
+    blocked: set[str] = set()
+    while (part := await asyncio.to_thread(journal.read, blocked)) is not None:
+        for name, lines in part.lines.items():
+            try:
+                await storage.append(name, lines)
+            except StorageError as error:
+                logger.warning("examples of %s still wait in the local journal: %s", name, error)
+                blocked.add(name)
+        await asyncio.to_thread(journal.done, part, {name: part.lines[name] for name in blocked & part.lines.keys()})
+
+
+async def forget_refused(storage: Storage, meant: Meant, *, do: bool) -> int:
     """Count the lines that storage refused, and with `do` take them out of the file that keeps them for a person."""
+    path = await _path(storage)
+    if path is None:
+        return 0
+    if do:
+        return await asyncio.to_thread(refused.take_out, path, meant)
+    return sum(meant(name, line) for name, line in await asyncio.to_thread(refused.read, path))
+
+
+async def verify(storage: Storage, *, repair: bool) -> Sequence[Finding]:
+    """Name the lines that storage refused; with `repair` they are sent once more, and stay where they are refused."""
+    path = await _path(storage)
+    lines = await asyncio.to_thread(refused.read, path) if path else []
+    if path is None or not lines:
+        return []
+    if not repair:
+        return [Finding(place=str(path), what=f"{len(lines)} examples that storage refused")]
+    taken, errors = set[tuple[str, bytes]](), list[StorageError]()
+    for name, line in lines:
+        try:
+            await storage.append(name, [line])
+            taken.add((name, line))
+        except StorageError as error:
+            errors.append(error)
+    gone = await asyncio.to_thread(refused.take_out, path, lambda name, line: (name, line) in taken)
+    sent = Finding(place=str(path), what=f"{gone} examples that storage refused", mended="it took them now")
+    left = Finding(place=str(path), what=f"{len(errors)} examples that storage refuses: {errors[-1] if errors else ''}")
+    return [sent] * bool(gone) + [left] * bool(errors)
+
+
+async def _path(storage: Storage) -> Path | None:
     journal = await asyncio.to_thread(journal_for, storage.address, None)
-    return 0 if journal is None else await asyncio.to_thread(_refused, journal, meant, do=do)
-
-
-def _refused(journal: Journal, meant: Callable[[str, bytes], bool], *, do: bool) -> int:
-    path: Path = journal.path / "refused.jsonl"
-    with translated("rewrite", path):
-        if not path.is_file():
-            return 0
-        before = path.read_bytes().splitlines(keepends=True)
-        after = [text for text in before if not _is_meant(text, meant)]
-        if do and len(after) < len(before):
-            replace(path, b"".join(after))
-        return len(before) - len(after)
-
-
-def _is_meant(text: bytes, meant: Callable[[str, bytes], bool]) -> bool:
-    try:
-        record = json.loads(text)
-        return meant(str(record["name"]), str(record["line"]).encode())
-    except (ValueError, KeyError, TypeError):
-        return meant("", text)
+    return None if journal is None else journal.path / refused.FILE

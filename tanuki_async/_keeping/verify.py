@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tanuki_async._distill.state import State
 from tanuki_async._errors import StorageError
+from tanuki_async._keeping import journals
 from tanuki_async._library import Card
 from tanuki_async._lines import VERSION, decode_line
 from tanuki_async._record import dataset
@@ -22,7 +23,12 @@ Kind = Literal["whole", "newer", "damaged"]
 
 
 async def verify(storage: Storage, *, repair: bool = False) -> AsyncIterator[Finding]:
-    """Look at all that a storage keeps. With `repair`, bad lines and values are moved aside, and nothing is deleted."""
+    """Look at all that a storage keeps. With `repair`, bad lines and values are moved aside, and nothing is deleted.
+
+    What storage refused when it was recorded is named too, and with `repair` sent once more.
+    """
+    for finding in await journals.verify(storage, repair=repair):
+        yield finding
     for finding in await storage.inspect(repair=repair):
         yield finding
     for name in await storage.names():

@@ -96,10 +96,16 @@ class Delivery:
         return verdict == "narrow"
 
     async def _write_beside(self, name: str, delivered: Delivered) -> None:
-        """Write what is behind the first line: all of it or, as others there may be refused too, any one line."""
+        """Write what is behind the first line, if storage goes on refusing that one while it takes one of the others.
+
+        An outage that ends between these looks the same, and puts that other one before the first.
+        """
         others = len(delivered.left) - 1
-        if others and await self._write(name, delivered, 1, others) is not None and others > 1:
-            await self._write(name, delivered, self.troubles.turn(name) % others + 1, 1)
+        for at in sorted({1, 1 + self.troubles.turn(name) % others}) if others else ():
+            if await self._write(name, delivered, at, 1) is None:
+                if others > 1 and await self._write(name, delivered, 0, 1) is not None:
+                    await self._write(name, delivered, 1, others - 1)
+                return
 
     async def _write(self, name: str, delivered: Delivered, start: int, size: int) -> StorageError | None:
         end = start + size

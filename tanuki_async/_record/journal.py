@@ -10,7 +10,8 @@ import sys
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ class Journal:
         self.lines = 0  # how many wait
 
     @property
-    def names(self) -> Set[str]:
+    def names(self) -> AbstractSet[str]:
         """The names of which lines wait."""
         return set(self._names)
 
@@ -152,7 +153,7 @@ class Journal:
             self._files.insert(0, _File(path, Counter(), len(content)))
             self._count(self._files[0], Counter(name for name, _ in lines))
 
-    def read(self, blocked: Set[str] = frozenset()) -> Part | None:
+    def read(self, blocked: AbstractSet[str] = frozenset()) -> Part | None:
         """Return the oldest lines of names that are not blocked; None at the end. Give it to `done` afterwards.
 
         Small files are read together, also with what others left before them, so that they become one.
@@ -168,7 +169,7 @@ class Journal:
                     (others if name in blocked else lines).setdefault(name, []).append(line)
             return Part(files, lines, others) if files else None
 
-    def _choose(self, blocked: Set[str]) -> list[_File]:
+    def _choose(self, blocked: AbstractSet[str]) -> list[_File]:
         start = next((at for at, file in enumerate(self._files) if not file.names.keys() <= blocked), None)
         if start is None:
             return []
@@ -184,19 +185,35 @@ class Journal:
     def done(self, part: Part, left: Mapping[str, Sequence[bytes]]) -> None:
         """Keep of what was read only what is left, and the lines of blocked names."""
         kept = [(name, line) for of in (part.others, left) for name, lines in of.items() for line in lines]
-        first, *more = part.files
         with self._mutex, self._translated("write to"):
-            if not more and len(kept) == first.names.total():
-                return
-            if kept:
-                content = frames(kept)
-                replace(first.path, content)
-                first.size = len(content)
-                self._count(first, Counter(name for name, _ in kept))
-            for file in more if kept else part.files:
-                file.path.unlink(missing_ok=True)
-                self._count(file, Counter())
-                self._files.remove(file)
+            if len(part.files) > 1 or len(kept) != part.files[0].names.total():
+                self._replace(part.files, kept)
+
+    def take_out(self, meant: Callable[[str, bytes], bool]) -> dict[str, int]:
+        """Take out the lines that are meant; return how many those are, by name."""
+        gone: Counter[str] = Counter()
+        with self._mutex, self._translated("rewrite"):
+            self._end_tail()
+            for file in tuple(self._files):
+                lines = list(lines_in(file.path.read_bytes()))
+                kept = [(name, line) for name, line in lines if not meant(name, line)]
+                if len(kept) < len(lines):
+                    gone += file.names - Counter(name for name, _ in kept)
+                    self._replace([file], kept)
+        return dict(gone)
+
+    def _replace(self, files: Sequence[_File], kept: Sequence[tuple[str, bytes]]) -> None:
+        """Put these lines in the place of files that follow one another."""
+        if kept:
+            first, *files = files
+            content = frames(kept)
+            replace(first.path, content)
+            first.size = len(content)
+            self._count(first, Counter(name for name, _ in kept))
+        for file in files:
+            file.path.unlink(missing_ok=True)
+            self._count(file, Counter())
+            self._files.remove(file)
 
     def set_aside(self, name: str, line: bytes, why: object) -> Path:
         """Keep a line that storage refuses, where a person finds it."""

@@ -82,10 +82,9 @@ class Recorder:
     def remember(self, name: str, line: bytes) -> None:
         """Queue one line. Never waits and never raises: what cannot be queued is counted as failed."""
         waiting, size = self._waiting, len(line) + OVERHEAD
-        if not self._accepts or waiting.bytes + size > self._limit:
-            if not (self._accepts and self._make_room(name, size)):
-                self._overflow()
-                return
+        if (not self._accepts or waiting.bytes + size > self._limit) and not self._make_room(name, size):
+            self._overflow()
+            return
         waiting.bytes += size
         waiting.queue.append((name, line))
         if len(waiting.queue) == 1 or waiting.bytes > self._spill_above:
@@ -159,6 +158,8 @@ class Recorder:
         )
 
     def _make_room(self, name: str, size: int) -> bool:
+        if not self._accepts:
+            return False
         self._failed += self._waiting.make_room(self._waiting.bytes + size - self._limit, name)
         return self._waiting.bytes + size <= self._limit
 

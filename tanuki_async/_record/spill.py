@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from tanuki_async._errors import StorageError
@@ -40,7 +41,7 @@ class Spill:
         return self._journal.lines if self._journal else 0
 
     @property
-    def names(self) -> Set[str]:
+    def names(self) -> AbstractSet[str]:
         """The names of which lines wait in the journal."""
         return self._journal.names if self._journal else frozenset()
 
@@ -107,7 +108,7 @@ class Spill:
             return self._kept(error)
         return True
 
-    async def read(self, blocked: Set[str]) -> Part | None:
+    async def read(self, blocked: AbstractSet[str]) -> Part | None:
         """Return the oldest lines of other names, to be given to `done`. Raises StorageError."""
         journal = self._journal
         return None if journal is None else await self._run(lambda: journal.read(blocked))

@@ -34,7 +34,7 @@ class Writer:
         return len(self._waiting) + self._spill.lines
 
     async def move_to_journal(self, *, queue: bool) -> bool:
-        """Move some lines from memory to the journal: of names that fail and, if wanted, of the queue. Tell if it took them."""
+        """Move lines from memory to the journal: of names that fail and, if wanted, of the queue. Tell if it went."""
         async with self._moving:
             return await self._spill.take(self._waiting, _GROUP_BYTES, queue=queue)
 
