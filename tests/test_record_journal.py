@@ -380,7 +380,7 @@ async def test_where_the_journal_fails_too_lines_are_dropped_and_counted(
 async def test_a_record_that_storage_refuses_for_ever_is_set_aside_and_the_others_are_written(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    storage, lines = Moody(), lines_of(100)
+    storage, lines = Moody(), lines_of(120)
     storage.refuses = lambda name, line: line in (lines[0], lines[57])
     recorder = await started(storage, tmp_path, clock)
     for line in lines[:70]:
@@ -389,7 +389,7 @@ async def test_a_record_that_storage_refuses_for_ever_is_set_aside_and_the_other
         recorder.remember(NAME, line)
         await pass_time(recorder, clock, 30)
     numbers = recorder.statistics()
-    assert (numbers.queued, numbers.spilled, numbers.written, numbers.failed) == (0, 0, 98, 2)
+    assert (numbers.queued, numbers.spilled, numbers.written, numbers.failed) == (0, 0, 118, 2)
     refused = [json.loads(line) for line in (recorder._spill._journal.path / "refused.jsonl").read_text().splitlines()]
     assert [(each["name"], each["line"], each["why"]) for each in refused] == [
         (NAME, lines[0].decode(), "no disk"),

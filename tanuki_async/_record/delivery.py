@@ -14,6 +14,8 @@ from tanuki_async.abc import Appended, Storage
 
 __all__ = ["Delivered", "Delivery", "RecorderStatistics"]
 
+_AGAIN, _FAILURES = 3, 40
+"""So often a line is tried again before those behind it; so many failures there mean that storage is down after all."""
 logger = logging.getLogger("tanuki_async.record")
 
 
@@ -103,9 +105,25 @@ class Delivery:
         others = len(delivered.left) - 1
         for at in sorted({1, 1 + self.troubles.turn(name) % others}) if others else ():
             if await self._write(name, delivered, at, 1) is None:
-                if others > 1 and await self._write(name, delivered, 0, 1) is not None:
-                    await self._write(name, delivered, 1, others - 1)
+                for _ in range(_AGAIN):
+                    if await self._write(name, delivered, 0, 1) is None:
+                        return
+                await self._sift(name, delivered)
                 return
+
+    async def _sift(self, name: str, delivered: Delivered) -> None:
+        """Write what is behind the first line, in ever smaller parts, but single lines that are refused too."""
+        at, failures = 1, 0
+        sizes = [len(delivered.left) - 1] if len(delivered.left) > 1 else []
+        while sizes and failures < _FAILURES:
+            size = sizes.pop()
+            if await self._write(name, delivered, at, size) is None:
+                continue  # what followed is at the same place now
+            failures += 1
+            if size > 1:
+                sizes += [size - size // 2, size // 2]
+            else:
+                at += 1
 
     async def _write(self, name: str, delivered: Delivered, start: int, size: int) -> StorageError | None:
         end = start + size

@@ -46,7 +46,7 @@ class Waiting:
 
     def goes(self, blocked: Container[str]) -> bool:
         """Tell whether there is anything to take but lines of these names."""
-        return bool(self.queue) or any(name not in blocked for name in (*self.older, *self.passed))
+        return bool(self.queue or self.spilling) or any(name not in blocked for name in (*self.older, *self.passed))
 
     def take_older(self, limit: int, blocked: Container[str]) -> dict[str, list[bytes]]:
         """Move lines that are older than the journal, up to so many bytes, into flight. Returns them by name."""
