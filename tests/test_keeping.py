@@ -382,6 +382,46 @@ def test_lines_that_wait_in_a_journal_of_this_machine_are_forgotten_too(
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"Secret" in path.read_bytes()]
 
 
+def test_forget_reaches_what_waits_in_a_journal_though_storage_refuses_it(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANUKI_JOURNAL_DIR", str(tmp_path / "journal"))
+    directory, hash_of = imported(shop, capsys)
+    name = f"{hash_of['classify']}/{'x' * 300}"  # too long for a file
+    journal = journal_for(FilesystemStorage(directory).address, None)
+    assert journal is not None
+    lines = [
+        encode_example(Example(args=(text,), kwargs={}, output="bad", source="call")) for text in ("Secret 1", "other")
+    ]
+    journal.add([(name, line) for line in lines])
+    journal.close()
+    assert document(capsys, "forget", "classify", "--contains", "Secret", "--yes")["lines"] == {name: 1}
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"Secret" in path.read_bytes()]
+    assert journal.adopt() == 1
+    journal.close()
+
+
+def test_verify_names_what_storage_refused_and_repair_sends_it_once_more(
+    shop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANUKI_JOURNAL_DIR", str(tmp_path / "journal"))
+    directory, hash_of = imported(shop, capsys)
+    name, bad = f"{hash_of['classify']}/PATCHES", f"{hash_of['classify']}/{'x' * 300}"
+    journal = journal_for(FilesystemStorage(directory).address, None)
+    assert journal is not None
+    line = encode_example(Example(args=("again",), kwargs={}, output="bad", source="call"))
+    path = journal.set_aside(name, line, "the key was of the wrong type")
+    journal.set_aside(bad, line, "the path is too long")
+    (told,) = document(capsys, "verify", status=1)
+    assert (told["place"], told["what"]) == (str(path), "2 examples that storage refused")
+    assert "1 examples that storage refuses" in run(capsys, "verify", "--repair", status=1)
+    assert "again" in {each.args[0] for each in read(directory, name)}
+    assert [json.loads(text)["name"] for text in path.read_text().splitlines()] == [bad]
+    document(capsys, "forget", "classify", "--contains", "again", "--yes")
+    assert not path.exists()
+    run(capsys, "verify")
+
+
 @pytest.mark.parametrize(
     ("which", "complaint"),
     [

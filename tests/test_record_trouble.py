@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tanuki_async._errors import StorageError
+from tanuki_async._lines import encode_line
 from tanuki_async._record.journal import Journal
 from tanuki_async._record.recorder import Recorder
 from tanuki_async.abc import Appended
+from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.testing import FakeClock
 
@@ -80,6 +82,38 @@ async def test_flush_writes_the_other_names_and_says_which_fails(recorder: Recor
         await recorder.flush()
     assert await storage.all("good") == lines_of(1000)
     assert recorder.statistics().queued + recorder.statistics().spilled == 1000
+
+
+async def test_a_name_that_files_cannot_have_holds_up_no_other(tmp_path: Path, clock: FakeClock) -> None:
+    storage = FilesystemStorage(tmp_path / "data")
+    recorder = Recorder(storage, clock=clock, grace=0.05, journal=Journal(tmp_path / "journal", "somewhere"))
+    recorder.start()
+    for n in range(500):
+        line = encode_line(
+            args=b"[%d]" % n, kwargs=b"{}", output=b"1", source="call", repaired=False, model=None, at=""
+        )
+        recorder.remember("f/" + "x" * 300, line)
+        recorder.remember("f/PATCHES", line)
+    with pytest.raises(StorageError, match="cannot be a name"):
+        await recorder.flush()
+    assert await storage.count("f/PATCHES") == 500
+    await recorder.aclose()
+    numbers = recorder.statistics()
+    assert (numbers.written, numbers.spilled, numbers.failed) == (500, 500, 0)
+    assert await asyncio.to_thread(Journal(tmp_path / "journal", "somewhere").adopt) == 500
+    await storage.aclose()
+
+
+async def test_a_line_too_large_for_the_queue_drops_no_others(clock: FakeClock) -> None:
+    recorder = Recorder(Picky("bad"), clock=clock, queue_bytes=20_000, grace=0.01)
+    recorder.start()
+    for each in lines_of(100):
+        recorder.remember("bad", each)
+    await clock.advance(1)
+    recorder.remember("good", b"x" * 30_000)
+    numbers = recorder.statistics()
+    assert (numbers.queued, numbers.failed) == (100, 1)
+    await recorder.aclose()
 
 
 async def test_a_name_that_is_refused_for_long_waits_on_disk_and_is_written_in_order_once_it_is_mended(

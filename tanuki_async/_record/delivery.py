@@ -102,8 +102,9 @@ class Delivery:
 
         An outage that ends between these looks the same, and puts that other one before the first.
         """
-        others = len(delivered.left) - 1
-        for at in sorted({1, 1 + self.troubles.turn(name) % others}) if others else ():
+        others = range(1, len(delivered.left))
+        tried = sorted({*others[:3], others[self.troubles.turn(name) % len(others)]}) if others else []
+        for at in tried:  # several, as others may be refused too
             if await self._write(name, delivered, at, 1) is None:
                 for _ in range(_AGAIN):
                     if await self._write(name, delivered, 0, 1) is None:

@@ -28,6 +28,7 @@ class Spill:
         self._turn = asyncio.Lock()
         self._failing = False
         self.adopted = False  # whether what others left was looked for
+        self._left = 0  # lines that waited when it was closed
         self.fresh = 0  # bytes that came since somebody set this to none
 
     @property
@@ -37,8 +38,8 @@ class Spill:
 
     @property
     def lines(self) -> int:
-        """How many lines wait in the journal."""
-        return self._journal.lines if self._journal else 0
+        """How many lines wait in the journal, or waited when it was closed."""
+        return self._left + (self._journal.lines if self._journal else 0)
 
     @property
     def names(self) -> AbstractSet[str]:
@@ -139,12 +140,12 @@ class Spill:
 
     async def close(self) -> None:
         """Let go of the journal; what still waits there is found by the next process."""
-        if self._journal is not None:
-            await self._run(self._journal.close)
+        await self._run(self.close_now)
 
     def close_now(self) -> None:
         """Do the same while everything ends and nothing else runs."""
         if self._journal is not None:
+            self._left = self._journal.lines
             self._journal.close()
 
     def _add(self, lines: Sequence[tuple[str, bytes]], *, before: bool) -> None:

@@ -104,15 +104,17 @@ class Waiting:
                 self.passed.setdefault(name, deque()).appendleft(line)
 
     def make_room(self, size: int, name: str) -> int:
-        """Drop the newest lines of names that fail, where that is room enough for a line of one that does not.
+        """Drop the newest lines of a name that fails, if that makes room enough for a line of one that does not.
 
         Returns how many lines those are.
         """
         dropped = 0
-        fullest = max(self.passed, key=lambda of: len(self.passed[of]), default=name)
-        while name not in self.passed and size > 0 and fullest in self.passed:
-            size -= self._drop_last(fullest)
-            dropped += 1
+        if self.passed and name not in self.passed:
+            fullest = max(self.passed, key=lambda of: len(self.passed[of]))
+            enough = len(self.passed[fullest]) * OVERHEAD >= size
+            while enough and size > 0:
+                size -= self._drop_last(fullest)
+                dropped += 1
         return dropped
 
     def give_up_older(self) -> list[tuple[str, bytes]]:
