@@ -221,6 +221,37 @@ def test_a_write_that_fails_leaves_no_half_of_itself(tmp_path: Path, monkeypatch
     assert taken(again) == {"a": [b"1", b"3"]}
 
 
+def test_what_is_left_of_several_files_is_not_lost_by_a_crash_between_their_deletions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, "somewhere")
+    for n in range(3):
+        journal.add([("bad", b"%d" % n), ("good", b"%d" % n)])
+        journal.add_before([("older", b"%d" % n)])
+        left = Journal(tmp_path, "somewhere")
+        left.add([("bad", b"left %d" % n)])
+        left.close()
+        journal.adopt()
+    part = journal.read({"bad"})
+    assert part is not None
+    assert len(part.files) > 2
+
+    def crash(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, "no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", crash)
+        with pytest.raises(StorageError):
+            journal.done(part, {})
+    journal.close()
+    again, found = Journal(tmp_path, "somewhere"), list[bytes]()
+    again.adopt()
+    while lines := taken(again):
+        found += lines.get("bad", [])
+    wanted = [b"0", b"left 0", b"1", b"left 1", b"2", b"left 2"]
+    assert list(dict.fromkeys(found)) == wanted
+
+
 def test_a_storage_without_an_address_has_no_journal(tmp_path: Path) -> None:
     assert journal_for(None, tmp_path) is None
     assert journal_for("file:/x", tmp_path) is not None
