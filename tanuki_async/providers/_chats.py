@@ -156,6 +156,4 @@ class Chats(Account, Provider):
             raise ProviderUnreachableError(error.message, self.name, model.name) from error
 
     def _error(self, reply: Reply, model: Model) -> ProviderError:
-        source = self._key_source()
-        hint = f"the key is from {source}" if source else ""
-        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=hint)
+        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=self._key_hint())

@@ -76,6 +76,9 @@ class Anthropic(Chats):
             return {"authorization": f"Bearer {token}"}
         raise self._no_key()
 
+    def _key_variables(self) -> str:
+        return f"{self._key_variable} or ANTHROPIC_AUTH_TOKEN"
+
     def _key_source(self) -> str | None:
         if self._auth_token is not None:
             return None
