@@ -28,6 +28,8 @@ logger = logging.getLogger("tanuki_async.distill")
 
 FEWEST_LINES = 10
 """Lines below which providers refuse to train."""
+MOST_TRAININGS = 32
+"""Trainings of one function: each is due with twice as many examples as the one before."""
 FIRST_LOOK, LONGEST_LOOK = 15.0, 600.0
 """Seconds between two looks at a training: the first, which grows by half each time, and the longest."""
 
@@ -159,8 +161,8 @@ def tag_of(task: Task, number: int, model: str) -> str:
 def number_in(tag: str, task: Task, model: str) -> int | None:
     """Return the number in a tag that `tag_of` made for this task and model; None for any other tag."""
     digits = re.search(r"-n(\d+)-", tag)
-    number = int(digits[1]) if digits else -1
-    return number if tag == tag_of(task, number, model) else None
+    likely = (int(digits[1]),) if digits else range(MOST_TRAININGS)  # a long tag is a digest, which does not tell
+    return next((number for number in likely if tag == tag_of(task, number, model)), None)
 
 
 def _held_out(course: Course, lessons: Sequence[Lesson]) -> list[int]:
