@@ -53,6 +53,7 @@ class Anthropic(Chats):
             address=lambda path: (self._address(path), self._headers or self._make_headers()),
             body=lambda request: self._messages.bodies.encode(request, self._abilities(request.model)),
             failure=lambda reply: self._error(reply, _NO_MODEL),
+            secrets=lambda: self._secrets,
         )
 
     def _form(self, model: Model) -> Form:
