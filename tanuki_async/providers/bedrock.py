@@ -10,7 +10,13 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from tanuki_async._errors import ProviderError, ProviderUnreachableError, RequestRejectedError, SettingsError
+from tanuki_async._errors import (
+    AttachmentRefusedError,
+    ProviderError,
+    ProviderUnreachableError,
+    RequestRejectedError,
+    SettingsError,
+)
 from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usage
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers import _bedrock_converse, _bedrock_invoke, _bedrock_models, _bedrock_stream
@@ -174,13 +180,19 @@ class Bedrock(Provider):
         return known[1]
 
     def _learn(self, model: Model, sent: Taken, error: RequestRejectedError, body: bytes) -> bool:
-        """Give way to the complaint, if it is one that can be met; True if it makes sense to ask again."""
+        """Give way to the complaint, if it is one that can be met; True if it makes sense to ask again.
+
+        AttachmentRefusedError where the model takes no images or documents: from now on it is not asked to.
+        """
         if self._taken(model) is not sent:
             return True  # another call learned meanwhile; see whether that was it
         concession = sent.without(error, body)
         if concession is None:
             return False
         self._learned[model.name] = (model, concession[0])
+        if concession[0].untaken != sent.untaken:
+            reason = f"it takes no {concession[1]}, by its own words: {error.message}"
+            raise AttachmentRefusedError(reason, self.name, model.name, error.status, error.request_id) from error
         logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
         return True
 
