@@ -158,7 +158,7 @@ async def test_a_process_that_died_between_upload_and_answer_leaves_one_job(
 ) -> None:
     """Its state was never written, so the next one knows only the tag."""
     async with opened(server, storage, clock=FakeClock()) as first:
-        task = first.library.task(first.desk(spell.__tanuki__))  # type: ignore[attr-defined]
+        task = first._library.task(first.desk(spell.__tanuki__))  # type: ignore[attr-defined]
     jobs.add(
         {
             "model": "gpt-4.1-mini-2025-04-14",
@@ -209,7 +209,7 @@ async def test_two_tanukis_on_one_storage_make_one_job_and_one_student(
         await serving(two, spell)
         teacher = models.asked["small"]
         assert await ask(one, "last") == await ask(two, "last") == truth("last")
-        states = [await each.library.state(each.desk(spell.__tanuki__)) for each in (one, two)]  # type: ignore[attr-defined]
+        states = [await each._library.state(each.desk(spell.__tanuki__)) for each in (one, two)]  # type: ignore[attr-defined]
 
     assert models.asked["small"] == teacher
     assert states[0] == states[1]
