@@ -1,6 +1,7 @@
 """Budgets: nothing is sent that would exceed one, whatever happens at once, and storage keeps count."""
 
 import asyncio
+import dataclasses
 import pickle
 import random
 from collections.abc import AsyncIterator
@@ -127,6 +128,22 @@ async def test_an_unknown_price_is_not_zero(opened: Tanuki, server: LoopbackServ
         await stub(budget=Budget(usd=1))("x")
     assert server.served == 0
     assert await stub(budget=Budget(tokens=100_000))("x") == "good"
+
+
+async def test_a_long_prompt_is_set_aside_at_its_own_price(opened: Tanuki) -> None:
+    dear = dataclasses.replace(PRICED, surcharge=(20, 3.0, 3.0))
+
+    async def needed(model: Model) -> float:
+        @tanuki.patch(teacher_models=[model], budget=Budget(usd=0), generation_params={"max_new_tokens": 100})
+        async def mood(text: str) -> str:
+            """Classify the sentiment."""
+            ...
+
+        with pytest.raises(BudgetExceededError) as caught:
+            await mood("I like it")
+        return caught.value.needed
+
+    assert await needed(dear) == pytest.approx(3 * await needed(PRICED))
 
 
 async def test_prices_of_nothing_are_prices(opened: Tanuki) -> None:
