@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 from tanuki_async._records import JsonValue, Reply
 from tanuki_async.testing import _anthropic, _bedrock, _openai, _responses
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
-from tanuki_async.testing._plainest import simplest
+from tanuki_async.testing._plainest import simplest, told_schema
 from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
 from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
 from tanuki_async.testing._strict_anthropic import check_message
@@ -342,7 +342,7 @@ class LoopbackServer:
             return _anthropic.fault_of(answer)
         if isinstance(answer, Reply | Fault):
             return answer
-        if isinstance(asked, _bedrock.ConverseRequest):
+        if isinstance(asked, _bedrock.ConverseRequest | _bedrock.TitanTextRequest):
             return _bedrock.reply(asked, as_answer(answer, asked.schema), self.served)
         if isinstance(asked, _bedrock.TitanRequest):
             return _bedrock.reply(asked, cast("Sequence[Sequence[float]]", answer), self.served)
@@ -426,7 +426,8 @@ def _json_body(request: HttpRequest) -> dict[str, Any]:
 
 
 def _plainest(request: ChatRequest) -> JsonValue:
-    return simplest(request.schema) if request.schema is not None else "{}"
+    schema = told_schema(request.system) or request.schema
+    return simplest(schema) if schema is not None else "{}"
 
 
 def _word_vectors(request: EmbeddingRequest) -> list[list[float]]:
