@@ -18,6 +18,7 @@ from tanuki_async._cli import (
     forgetting,
     functions,
     keeping,
+    mapping,
     models,
     status,
 )
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tanuki_async {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (
-        demo, functions, status, examples, evaluate, models, carrying, exporting, keeping, forgetting,
+        demo, functions, status, examples, evaluate, mapping, models, carrying, exporting, keeping, forgetting,
     ):  # fmt: skip
         command.add(commands)
     return parser
