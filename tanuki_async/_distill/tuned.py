@@ -9,7 +9,7 @@ from hashlib import blake2b, sha256
 from random import Random
 
 from tanuki_async._distill import evaluate
-from tanuki_async._distill.asked import HELD_OUT, Asked, Exam, bench_of, load_asked, why_not_asked
+from tanuki_async._distill.asked import HELD_OUT, Asked, AskedLearner, Exam, bench_of
 from tanuki_async._distill.course import Absent, Course, Lesson, NotNow, Outcome, Pending
 from tanuki_async._distill.state import Task
 from tanuki_async._errors import (
@@ -21,7 +21,7 @@ from tanuki_async._errors import (
 from tanuki_async._lines import compact
 from tanuki_async._records import Job, Training
 from tanuki_async._route import Teacher
-from tanuki_async.abc import Student, Tuning
+from tanuki_async.abc import Tuning
 from tanuki_async.students.in_context import Recipe
 
 logger = logging.getLogger("tanuki_async.distill")
@@ -34,25 +34,10 @@ FIRST_LOOK, LONGEST_LOOK = 15.0, 600.0
 """Seconds between two looks at a training: the first, which grows by half each time, and the longest."""
 
 
-class FineTuneLearner:
+class FineTuneLearner(AskedLearner):
     """Has a provider train a model on the recorded calls, as live prompts would show them."""
 
     kind = "fine_tune"
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.name = f"fine_tune {model}"
-        self._absent: str | None = None
-
-    def unavailable(self, task: Task) -> str | None:
-        return self._absent or why_not_asked(self.model, task)
-
-    async def learn(self, course: Course) -> Outcome:
-        try:
-            return await self._learn(course)
-        except Absent as why:
-            self._absent = str(why)
-            raise
 
     async def _learn(self, course: Course) -> Outcome:
         bench = bench_of(course.task)
@@ -146,9 +131,6 @@ class FineTuneLearner:
             return f"{model}: {verdicts}"
         withheld = await exam.withheld(head, frozenset())
         return Asked(verdicts, Recipe(kind=self.kind, model=model, withheld=withheld, job=job.id))
-
-    def load(self, parameters: bytes, task: Task) -> Student:
-        return load_asked(parameters, task)
 
 
 def tag_of(task: Task, number: int, model: str) -> str:
