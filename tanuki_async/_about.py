@@ -13,7 +13,7 @@ from tanuki_async._expect import Lesson
 from tanuki_async._function import PatchedFunction, patched
 from tanuki_async._items import with_self
 from tanuki_async._records import JsonSchema, Usage
-from tanuki_async._runtime import Tanuki, current
+from tanuki_async._runtime import Tanuki, current, library_of
 from tanuki_async._settings import Options
 from tanuki_async._tally import Tally
 
@@ -108,7 +108,7 @@ async def distill(function: Callable[..., Any]) -> Status:
     tanuki = current()
     await tanuki.desk(found).recall()
     await tanuki.flush()
-    await tanuki.library.distill(tanuki.desk(found))
+    await library_of(tanuki).distill(tanuki.desk(found))
     return await _status(tanuki, found)
 
 
@@ -130,7 +130,7 @@ async def feedback(
 
 
 async def _status(tanuki: Tanuki, function: PatchedFunction) -> Status:
-    spec, options, library = function.spec, function.options, tanuki.library
+    spec, options, library = function.spec, function.options, library_of(tanuki)
     await tanuki.flush()
     state, tally, datasets = await asyncio.gather(
         library.state(tanuki.desk(function)), library.total(spec, options), library.counts(spec)

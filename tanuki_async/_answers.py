@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from tanuki_async._codec.describe import Call, FunctionSpec
-from tanuki_async._errors import NotOpenError
+from tanuki_async._errors import NotOpenError, own
 from tanuki_async._lines import compact
 from tanuki_async._pool.pool import Progress
 from tanuki_async._records import Example
@@ -99,7 +99,7 @@ class Flight:
             if each.done():  # cancelled just now
                 continue
             if isinstance(outcome, Exception):
-                each.set_exception(outcome)
+                each.set_exception(own(outcome))
             else:
                 each.set_result(outcome)
 
@@ -108,7 +108,7 @@ class Flights:
     """Concurrent calls with the same arguments wait for one answer.
 
     A cancelled call leaves the others untouched; the shared one is cancelled when nobody waits for it any more. Each
-    keeps to its own deadline. An error reaches all who wait.
+    keeps to its own deadline. An error reaches all who wait, each with a copy of it.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from tanuki_async._budget import Purse
 from tanuki_async._clock import Clock
-from tanuki_async._errors import NotOpenError, ProviderError, RequestRejectedError, TanukiError
+from tanuki_async._errors import NotOpenError, ProviderError, RequestRejectedError, TanukiError, own
 from tanuki_async._pool.pool import Pool, Progress
 from tanuki_async._records import Model, Usage
 from tanuki_async._route import Teacher
@@ -242,12 +241,10 @@ def _cancel_unwanted(batch: Sequence[Text]) -> None:
 
 
 def _fail(texts: Iterable[Text], error: TanukiError) -> None:
-    """Give each caller that still waits an error of its own: raising one object in many tasks mixes their traces."""
+    """Give each caller that still waits an error of its own."""
     for each in texts:
         if not each.vector.done():
-            own = copy.copy(error)
-            own.__cause__ = error.__cause__
-            each.vector.set_exception(own)
+            each.vector.set_exception(own(error))
 
 
 def _closed() -> NotOpenError:

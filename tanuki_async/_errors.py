@@ -25,7 +25,9 @@ TanukiError
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import TypeVar
 
 CLIPPED = 200
 """Characters of a foreign text that a message shows."""
@@ -34,6 +36,25 @@ CLIPPED = 200
 def clip(text: str, limit: int = CLIPPED) -> str:
     """Shorten `text` for a message, and say that it was shortened."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def own(error: E) -> E:
+    """Make a copy of an error for one of several that wait for the same: raising one object in many mixes their traces.
+
+    An error that cannot be copied, as one of a user's own class may be, comes back as it is.
+    """
+    try:
+        made = copy.copy(error)
+    except Exception:  # noqa: BLE001  # its class makes its instances in a way of its own
+        return error
+    made.__context__, made.__cause__ = error.__context__, error.__cause__
+    made.__suppress_context__ = error.__suppress_context__
+    if notes := getattr(error, "__notes__", None):
+        made.__notes__ = list(notes)
+    return made.with_traceback(error.__traceback__)
 
 
 class TanukiError(Exception):

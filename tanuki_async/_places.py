@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from tanuki_async._clock import Clock
 from tanuki_async._errors import SettingsError
@@ -34,8 +36,8 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     scheme, colon, rest = place.partition(":")
     if scheme == "memory" and colon and not rest.strip("/"):
         return MemoryStorage()
-    if scheme == "file" and colon and rest.strip("/"):
-        return FilesystemStorage(Path(rest.removeprefix("//")))
+    if scheme == "file" and (path := _path_in(place, rest)):
+        return FilesystemStorage(path)
     if scheme in SCHEMES and rest.startswith("//"):
         return RedisStorage(place)
     if scheme == "s3" and rest.startswith("//"):
@@ -45,6 +47,19 @@ def open_place(place: Storage | str | Path | None) -> Storage:
     if "://" in place or not place or (colon and len(scheme) > 1):
         raise SettingsError(f"storage {_without_login(place)!r} is of no known kind; give {_KNOWN}")
     return FilesystemStorage(Path(place))
+
+
+def _path_in(place: str, rest: str) -> str:
+    """Read the path of a `file:` URL, relative or absolute; empty where it has none."""
+    if rest.startswith("//"):
+        host, slash, path = rest[2:].partition("/")
+        if host and host.lower() != "localhost":
+            raise SettingsError(
+                f"storage {_without_login(place)!r} names a host, {host.rpartition('@')[2]!r}; write 'file:DIR' or "
+                "'file:///DIR' for a directory of this machine"
+            )
+        rest = slash + path
+    return os.fsdecode(unquote_to_bytes(rest)) if rest.strip("/") else ""
 
 
 def open_limits(settings: Settings, storage: Storage, clock: Clock) -> SharedLimits | None:

@@ -109,6 +109,7 @@ class Model:
     price_input: float | None = None
     price_cached: float | None = None
     price_output: float | None = None
+    surcharge: tuple[int, float, float] | None = None  # above so many tokens of input: all input times, output times
     retires: str | None = None  # ISO date
     successor: str | None = None  # what to use then, as 'provider:name'
     as_of: str | None = None  # ISO date of these facts
@@ -125,12 +126,15 @@ class Model:
         return self._text
 
     def cost(self, usage: Usage) -> float | None:
-        """US dollars for `usage`, or None when a price is unknown."""
+        """US dollars for `usage`, or None when a price is unknown. Several requests are taken to be equally long."""
         if self.price_input is None or self.price_output is None:
             return None
         cached = self.price_input if self.price_cached is None else self.price_cached
-        fresh = usage.input_tokens - usage.cached_tokens
-        return (fresh * self.price_input + usage.cached_tokens * cached + usage.output_tokens * self.price_output) / 1e6
+        read = (usage.input_tokens - usage.cached_tokens) * self.price_input + usage.cached_tokens * cached
+        written = usage.output_tokens * self.price_output
+        if self.surcharge is not None and usage.input_tokens > self.surcharge[0] * max(1, usage.requests):
+            read, written = read * self.surcharge[1], written * self.surcharge[2]
+        return (read + written) / 1e6
 
 
 @record

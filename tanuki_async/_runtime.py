@@ -87,13 +87,13 @@ class Tanuki:
         shared = self._shared.budget if self._shared else None
         self._pool = Pool(self.http, clock=clock, limits=self.settings.limits, budget=shared)
         self._batchers = Batchers(self._pool, clock, self.spawn)
-        self.library = Library(self._storage, self.settings, clock=clock, find=self._teachers.teacher, http=self.http)
+        self._library = Library(self._storage, self.settings, clock=clock, find=self._teachers.teacher, http=self.http)
         self._recorder = Recorder(
             self._storage,
             flush_interval=self.settings.flush_interval,
             queue_bytes=self.settings.queue_bytes,
             clock=clock,
-            on_written=self.library.written,
+            on_written=self._library.written,
             journal=journal_for(self._storage.address, self.settings.journal),
             grace=min(10.0, 0.9 * self.settings.close_timeout),  # it says what is lost before it is cut short
         )
@@ -160,7 +160,7 @@ class Tanuki:
         _loops.leave(self, self.loop)
         steps: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = (
             self._stop_tasks,
-            self.library.aclose,
+            self._library.aclose,
             self._pool.aclose,  # before the recorder: what is answered still has to be kept
             self._recorder.aclose,
             self._storage.aclose,
@@ -212,7 +212,7 @@ class Tanuki:
     def _make_desk(self, function: PatchedFunction) -> Desk:
         spec, options = function.spec, function.options
         teachers = self._teachers.of(options, embedding=bool(spec.embedding))
-        tally = self.library.tally(spec, options)
+        tally = self._library.tally(spec, options)
         if options.embedding_dimensions is not None:
             if not spec.embedding:
                 raise SettingsError(f"{spec.name}() returns no embedding: leave out embedding_dimensions")
@@ -234,15 +234,15 @@ class Tanuki:
             teachers=teachers,
             pool=self._pool,
             clock=self._clock,
-            patches=self.library.patches(spec),
+            patches=self._library.patches(spec),
             remember=_forget if options.ignore_data_storage else remember,
             spawn=self.spawn,
-            recall=self.library.recall,
+            recall=self._library.recall,
             tally=tally,
             hedger=Hedger(options.hedge, clock=self._clock, tally=tally) if options.hedge else None,
             answers=self._answers.setdefault((alike, options.cache), Answers()) if options.cache else None,
             flights=self._flights.setdefault(alike, Flights()) if options.single_flight else None,
-            purse=self.library.purse(spec, options, tally),
+            purse=self._library.purse(spec, options, tally),
             batcher=self._batchers.of(teachers[0]) if spec.embedding else None,
             redaction=redacted,
         )
@@ -262,7 +262,7 @@ class Tanuki:
     async def learn(self, lesson: Lesson) -> None:
         """Keep what an align function taught; durable when this returns."""
         lines: dict[str, list[bytes]] = {}
-        for function, name, line in self.library.lesson(lesson):
+        for function, name, line in self._library.lesson(lesson):
             redacted = self.desk(function).redaction
             kept = line if redacted is None else redacted.line(line)
             if kept is not None and not function.options.ignore_data_storage:
@@ -270,7 +270,7 @@ class Tanuki:
         for name, batch in lines.items():
             await self._recorder.keep(name, batch)
         for spec in {each.spec for each, _, _ in lesson.pairs if not each.options.ignore_data_storage}:
-            await self.library.introduce(spec)
+            await self._library.introduce(spec)
         for function, example in lesson.examples:
             desk = self.desk(function)
             if not function.options.ignore_data_storage:
@@ -320,6 +320,11 @@ def current() -> Tanuki:
     """Return the Tanuki of the running loop, opening the default one at the first call."""
     loop = _loops.running_loop("a patched function")
     return _loops.find(loop) or Tanuki.open_default()
+
+
+def library_of(tanuki: Tanuki) -> Library:
+    """Return what a Tanuki knows of each function; not for users."""
+    return tanuki._library  # noqa: SLF001  # its own module
 
 
 async def flush() -> None:

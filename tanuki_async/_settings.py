@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
 
 from tanuki_async._errors import SettingsError
-from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, split_name
+from tanuki_async._models import DEFAULT_EMBEDDING, DEFAULT_TEACHERS, refuse_spaces, split_name
 from tanuki_async._records import Budget, Example, GenerationParams, Hedge, Limits, Model
 from tanuki_async.abc import Provider, Storage
 
@@ -250,6 +250,8 @@ def _check_students(choice: object) -> None:
             raise SettingsError(
                 f"student_model is 'auto', 'local', None, a model such as 'openai:gpt-6-luna', or a list, not {way!r}"
             )
+        if isinstance(way, str):
+            refuse_spaces(way)
 
 
 def _check_models(*models: object) -> None:

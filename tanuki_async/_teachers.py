@@ -70,12 +70,13 @@ class Teachers:
     def teacher(self, choice: str | Model) -> Teacher:
         """Return one model and who speaks for it. SettingsError where there is none."""
         if isinstance(choice, Model):
-            return Teacher(self._provider(choice.provider), filled(choice))
+            return Teacher(self.provider(choice.provider), filled(choice))
         provider_name, model_name = split_name(choice)
-        provider = self._provider(provider_name, choice)
+        provider = self.provider(provider_name, choice)
         return Teacher(provider, filled(provider.model(model_name)))
 
-    def _provider(self, name: str, written: str = "") -> Provider:
+    def provider(self, name: str, written: str = "") -> Provider:
+        """Return the provider called `name`, made from the environment at first use. SettingsError without one."""
         if name not in self._providers:
             if name not in BUILT_IN and name not in SERVERS:
                 known = sorted({*BUILT_IN, *SERVERS, *self._providers})

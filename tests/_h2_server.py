@@ -49,6 +49,7 @@ class Asked(asyncio.Protocol):
         self.server.ended += 1
 
     def data_received(self, data: bytes) -> None:
+        self.server.heard = True
         if self.server.silent:
             return
         with suppress(ProtocolError):
@@ -128,6 +129,7 @@ class H2Server:
         self.resets: list[int] = []
         self.reset = asyncio.Event()
         self.ended = 0
+        self.heard = False
         self.sent = 0
 
     async def __aenter__(self) -> Self:

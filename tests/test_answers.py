@@ -1,6 +1,7 @@
 """Answers that are shared by concurrent calls, or kept from earlier ones."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from _spine import at_rest, recorded, tanuki_for
 
 import tanuki_async as tanuki
 from tanuki_async import CallTimeoutError, NotOpenError, OutputError, RequestRejectedError, Tanuki
+from tanuki_async._errors import own
 from tanuki_async.storage.filesystem import FilesystemStorage
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.testing import Fault, LoopbackServer, Value
@@ -196,6 +198,45 @@ async def test_an_error_reaches_all_and_is_not_kept(opened: Tanuki, server: Loop
     assert (await tanuki.status(words)).failed == 3
     gate.answer = None
     assert await words("a") == ["a"]
+
+
+async def test_each_gets_an_error_of_its_own(opened: Tanuki, server: LoopbackServer, gate: Gate) -> None:
+    words = lister(single_flight=True)
+    gate.answer = Fault.status(400)
+    gate.open.set()
+
+    async def noted(number: int) -> BaseException:
+        try:
+            await words("a")
+        except RequestRejectedError as error:
+            error.add_note(f"call {number}")
+            return error
+        raise AssertionError
+
+    errors = await asyncio.gather(*(noted(number) for number in range(3)))
+
+    assert server.served == 1
+    assert len({id(each) for each in errors}) == 3
+    assert [each.__notes__ for each in errors] == [["call 0"], ["call 1"], ["call 2"]]
+    assert len({str(each) for each in errors}) == 1
+    lengths = {len(traceback.extract_tb(each.__traceback__)) for each in errors}
+    assert len(lengths) == 1  # none has the steps of another
+
+
+def test_a_copied_error_keeps_its_cause_and_an_odd_one_stays_what_it_is() -> None:
+    class OddError(Exception):
+        def __init__(self, *, told: str) -> None:
+            super().__init__("odd")
+            self.told = told
+
+    cause, error, odd = KeyError("x"), RequestRejectedError("no", "p", "m", 400), OddError(told="a")
+    error.__cause__, error.code = cause, "c"
+
+    copied = own(error)
+
+    assert copied is not error
+    assert (copied.__cause__, copied.code, copied.status, str(copied)) == (cause, "c", 400, str(error))
+    assert own(odd) is odd
 
 
 async def test_closing_tells_all_who_wait(server: LoopbackServer, storage: MemoryStorage, gate: Gate) -> None:

@@ -1,6 +1,7 @@
 """Budgets: nothing is sent that would exceed one, whatever happens at once, and storage keeps count."""
 
 import asyncio
+import dataclasses
 import pickle
 import random
 from collections.abc import AsyncIterator
@@ -63,7 +64,7 @@ async def opened(server: LoopbackServer, storage: MemoryStorage) -> AsyncIterato
     async with tanuki_for(server, storage) as running:
         yield running
         assert at_rest(running)
-        for account in running.library._accounts.values():
+        for account in running._library._accounts.values():
             assert (account.aside.tokens, account.aside.requests) == (0, 0)
             assert account.aside.usd == pytest.approx(0, abs=1e-12)
 
@@ -127,6 +128,22 @@ async def test_an_unknown_price_is_not_zero(opened: Tanuki, server: LoopbackServ
         await stub(budget=Budget(usd=1))("x")
     assert server.served == 0
     assert await stub(budget=Budget(tokens=100_000))("x") == "good"
+
+
+async def test_a_long_prompt_is_set_aside_at_its_own_price(opened: Tanuki) -> None:
+    dear = dataclasses.replace(PRICED, surcharge=(20, 3.0, 3.0))
+
+    async def needed(model: Model) -> float:
+        @tanuki.patch(teacher_models=[model], budget=Budget(usd=0), generation_params={"max_new_tokens": 100})
+        async def mood(text: str) -> str:
+            """Classify the sentiment."""
+            ...
+
+        with pytest.raises(BudgetExceededError) as caught:
+            await mood("I like it")
+        return caught.value.needed
+
+    assert await needed(dear) == pytest.approx(3 * await needed(PRICED))
 
 
 async def test_prices_of_nothing_are_prices(opened: Tanuki) -> None:
@@ -218,8 +235,8 @@ async def test_what_another_process_spends_is_known_when_tallies_are_saved(
         await mood("x")
         async with tanuki_for(server, storage) as second:
             assert await spend_all(mood, 2) == 2  # of three that it knows of
-            await second.library.save_tallies()
-        await first.library.save_tallies()
+            await second._library.save_tallies()
+        await first._library.save_tallies()
         assert await spend_all(mood, 5) == 1
 
 
@@ -334,7 +351,7 @@ async def test_calls_that_end_at_random_moments_leave_nothing_set_aside(storage:
 
         assert at_rest(opened)
         assert not any(opened._flights.values())
-        for account in opened.library._accounts.values():
+        for account in opened._library._accounts.values():
             assert account.aside.requests == account.aside.tokens == 0
             assert account.aside.usd == pytest.approx(0, abs=1e-12)
         found = await tanuki.status(mood)

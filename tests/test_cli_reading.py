@@ -67,6 +67,21 @@ def test_functions_lists_each_function_with_its_data(data: str, capsys: pytest.C
     assert rows["classify_files"]["environment_id"] == 3
 
 
+def test_a_negative_environment_is_listed_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @tanuki.patch(environment_id=-5)
+    async def elsewhere(text: str) -> str:
+        """Say it."""
+        ...
+
+    async def use() -> None:
+        async with tanuki.Tanuki(storage=tmp_path, providers=[FakeProvider(["x"])], teacher_models="fake:teacher"):
+            await elsewhere("x")
+
+    asyncio.run(use())
+    (row,) = json_of(capsys, "functions", "--dir", str(tmp_path))
+    assert row["environment_id"] == -5
+
+
 def test_functions_prints_a_table_when_nobody_asks_for_json(data: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["functions", "--dir", data]) == 0
     printed = capsys.readouterr().out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import tanuki_async
+from tanuki_async import abc
 
 HEAVY = [
     "aioboto3", "aiohttp", "anthropic", "fastapi", "h2", "httpx", "httpx2", "hypothesis", "numpy", "openai", "opentelemetry",
@@ -114,3 +116,9 @@ def test_every_module_imports_by_itself(subprocess_env: dict[str, str], part: in
     path = list(tanuki_async.__path__)
     for group in (above, [name for name in chosen if name not in above]):
         python(ALONE.format(names=group, path=path), subprocess_env)
+
+
+def test_what_a_user_may_implement_is_named_by_its_public_path() -> None:
+    for name in ("Provider", "Storage", "Student", "Tuning", "Batches", "Lease"):
+        assert getattr(abc, name).__module__ == "tanuki_async.abc"
+    assert pickle.loads(pickle.dumps(abc.Lease("k", "o", 1))) == abc.Lease("k", "o", 1)

@@ -68,6 +68,8 @@ def test_an_alias_of_a_model_that_answers_stands_for_it() -> None:
         ("gpt-6-luna", "did you mean 'openai:gpt-6-luna'"),
         ("us.anthropic.claude-sonnet-5-5", "did you mean 'bedrock:us.anthropic.claude-sonnet-5-5'"),
         ("nothing", "a model is written 'provider:name'"),
+        ("openai: gpt-6-luna", "write 'openai:gpt-6-luna'"),
+        (" openai:gpt-6-luna ", "write 'openai:gpt-6-luna'"),
     ],
 )
 def test_a_name_without_a_provider_gets_advice(name: str, use: str) -> None:

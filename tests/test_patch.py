@@ -763,6 +763,7 @@ async def test_a_functions_teachers_come_before_the_settings(server: LoopbackSer
         ({"student_model": "lokal"}, "'auto', 'local', None"),
         ({"student_model": ["local", "luna"]}, "not 'luna'"),
         ({"student_model": 3}, "not 3"),
+        ({"student_model": ["local", "openai: gpt-6-luna"]}, "write 'openai:gpt-6-luna'"),
         ({"match": 3}, "a function of two values"),
     ],
 )

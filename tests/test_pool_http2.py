@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from _h2_server import CERTIFICATE, Asked, H2Server, tls, until
 from _raw_server import CLOSE, RawServer, ok
+from _time import jump, rounds
 from h2.errors import ErrorCodes
 from h2.events import DataReceived
 from h2.settings import SettingCodes
@@ -276,10 +277,14 @@ async def test_a_ping_is_answered(http: Connections) -> None:
 
 
 async def test_a_server_that_never_tells_its_settings_is_unreachable() -> None:
-    http = Connections(verify=CERTIFICATE, connect_seconds=0.05)
+    http = Connections(verify=CERTIFICATE)
     async with H2Server(silent=True) as server:
+        asking = asyncio.create_task(post(http, server.url))
+        await until(lambda: server.heard)
+        await rounds()
+        jump(60)
         with pytest.raises(ProviderUnreachableError, match="no HTTP/2 settings within"):
-            await post(http, server.url)
+            await asking
         await until(lambda: server.ended)
     await http.aclose()
 

@@ -71,6 +71,16 @@ async def test_a_failure_is_not_kept(asked: list[str]) -> None:
     assert len(asked) == 2
 
 
+async def test_each_who_waits_gets_a_failure_of_its_own(asked: list[str]) -> None:
+    names = Names()
+
+    errors = await asyncio.gather(*(names.addresses("none.invalid", 443) for _ in range(3)), return_exceptions=True)
+
+    assert len(asked) == 1
+    assert [str(each) for each in errors] == ["no such host"] * 3
+    assert len({id(each) for each in errors}) == 3
+
+
 async def test_who_is_cancelled_does_not_take_the_look_up_from_the_others(asked: list[str]) -> None:
     names = Names()
     first, second = (asyncio.create_task(names.addresses("a.invalid", 443)) for _ in range(2))

@@ -114,9 +114,9 @@ async def test_refunded_tokens_may_be_sent_again(place: RedisPlace) -> None:
 async def test_a_call_larger_than_a_fair_share_gets_its_turn(place: RedisPlace) -> None:
     small, large = limits(place), limits(place)
     sent: list[float] = []
-    busy = asyncio.create_task(rush(made(small, tokens=1000), 12, sent, tokens=50))
+    busy = asyncio.create_task(rush(made(small, tokens=1000), 45, sent, tokens=50))
     await asyncio.sleep(0.3)
-    await asyncio.wait_for(spend(made(large, tokens=1000), 900), 10)
+    await asyncio.wait_for(spend(made(large, tokens=1000), 900), 40)
     busy.cancel()
     await asyncio.wait({busy})
     await small.aclose()

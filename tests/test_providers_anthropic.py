@@ -512,7 +512,7 @@ async def test_a_key_goes_before_a_token_and_what_is_given_before_the_environmen
 
 
 async def test_a_missing_key_says_which(http: Connections) -> None:
-    with pytest.raises(SettingsError, match=r"ANTHROPIC_API_KEY.*tanuki demo"):
+    with pytest.raises(SettingsError, match=r"ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN, .*tanuki demo"):
         await Anthropic().complete(request_to(Anthropic()), http)
 
 

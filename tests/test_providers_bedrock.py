@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 import tanuki_async as tanuki
 from tanuki_async._codec.schema import wire
 from tanuki_async._errors import (
+    AttachmentRefusedError,
     AuthenticationError,
     ProviderError,
     ProviderUnavailableError,
@@ -362,6 +363,61 @@ async def test_a_complaint_about_a_value_is_not_given_way_to() -> None:
     http, provider = Http(refused("The JSON schema is invalid: 'oneOf' is not supported.")), bedrock()
     with pytest.raises(RequestRejectedError, match="oneOf"):
         await provider.complete(ask(provider.model(CLAUDE)), http)
+
+
+ATTACHED = {
+    "image": Attachment(kind="image", media_type="image/png", data=b"x"),
+    "document": Attachment(kind="document", media_type="application/pdf", data=b"x"),
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("image", "This model doesn't support the image content block that you provided. Update the content block."),
+        ("image", "This model doesn't support the image field for user messages. Remove image and try again."),
+        ("document", "This model doesn't support documents."),
+        ("document", "This model doesn't support the document field. Remove document and try again."),
+    ],
+)
+async def test_a_model_that_refuses_attachments_is_not_sent_them_again(kind: str, message: str, streamed: bool) -> None:
+    http, provider = Http(refused(message), said()), bedrock()
+    model, attached = provider.model("openai.gpt-oss-20b-1:0"), ATTACHED[kind]
+
+    async def look(*attachments: Attachment) -> None:
+        request = Request(model=model, head=HEAD, turns=(Turn("user", "look", attachments),))
+        if streamed:
+            assert [piece async for piece in provider.stream(request, http)]
+        else:
+            await provider.complete(request, http)
+
+    with pytest.raises(AttachmentRefusedError, match=f"it takes no {kind}s, by its own words: This model"):
+        await look(attached)
+    with pytest.raises(AttachmentRefusedError, match=f"it takes no {kind}s$"):
+        await look(attached)
+    assert len(http.bodies) == 1
+    await look()  # texts are still answered
+    assert len(http.bodies) == 2
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model doesn't support images larger than 5 MB.",
+        "The model returned the following errors: The provided image does not match the specified image format.",
+        "The document file name can only contain alphanumeric characters; other documents are not permitted.",
+    ],
+)
+async def test_an_attachment_that_is_wrong_in_itself_is_no_refusal_of_all(message: str) -> None:
+    http, provider = Http(refused(message), said()), bedrock()
+    turns = (Turn("user", "look", tuple(ATTACHED.values())),)
+    request = Request(model=provider.model(CLAUDE), head=HEAD, turns=turns)
+    with pytest.raises(RequestRejectedError) as caught:
+        await provider.complete(request, http)
+    assert not isinstance(caught.value, AttachmentRefusedError)
+    await provider.complete(request, http)
+    assert len(http.bodies) == 2
 
 
 async def test_a_stream_gives_way_too() -> None:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 import tanuki_async as tanuki
 from tanuki_async._errors import (
+    AuthenticationError,
     ProviderError,
     ProviderUnavailableError,
     QuotaExceededError,
@@ -119,10 +120,20 @@ async def test_a_server_of_ones_own_is_given_a_key_where_there_is_one(monkeypatc
     assert http.sent[0][1]["authorization"] == "Bearer the-key"
 
 
-async def test_a_key_that_is_missing_is_named() -> None:
-    provider = OpenAICompatible.known("groq")
-    with pytest.raises(SettingsError, match="no API key for Groq: set GROQ_API_KEY"):
+@pytest.mark.parametrize("name", [name for name, server in SERVERS.items() if not server.local])
+async def test_a_key_that_is_missing_is_named_with_the_two_ways_to_give_it(name: str) -> None:
+    provider, server = OpenAICompatible.known(name), SERVERS[name]
+    with pytest.raises(SettingsError) as caught:
         await provider.complete(ask(provider.model("m")), Http())
+    written = f"Tanuki(providers=[OpenAICompatible('{server.url}', name='{name}', api_key=…)])"
+    assert f"no API key for {server.title}: set {name.upper()}_API_KEY, or pass {written}" in str(caught.value)
+
+
+async def test_a_local_server_that_wants_a_key_after_all_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    provider = OpenAICompatible.known("vllm")
+    with pytest.raises(AuthenticationError, match="no key was sent; set VLLM_API_KEY"):
+        await provider.complete(ask(provider.model("m")), Http(reply_of({"error": "Unauthorized"}, 401)))
 
 
 def test_geminis_models_are_in_the_table() -> None:

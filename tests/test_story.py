@@ -70,7 +70,7 @@ async def test_a_function_gets_cheaper_with_use_and_is_taken_back_when_it_drifts
         settings = settings_for(server, tmp_path / "data")
 
         async with Tanuki(**settings) as opened:
-            opened.library._distiller._random.seed(5)  # which examples are held out
+            opened._library._distiller._random.seed(5)  # which examples are held out
             await align_sort()
             assert teacher.asked == 0
             first = await tanuki.status(sort)

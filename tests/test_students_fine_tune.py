@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,8 +16,10 @@ from _spine import settings_for
 import tanuki_async as tanuki
 from tanuki_async import Tanuki
 from tanuki_async._distill.scheduler import POLL_SECONDS
-from tanuki_async._distill.tuned import tag_of
+from tanuki_async._distill.state import Task
+from tanuki_async._distill.tuned import number_in, tag_of
 from tanuki_async._records import Reply
+from tanuki_async.providers import _bedrock_control
 from tanuki_async.providers.openai import OpenAI
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.testing import FakeClock, Fault, LoopbackServer
@@ -155,7 +158,7 @@ async def test_a_process_that_died_between_upload_and_answer_leaves_one_job(
 ) -> None:
     """Its state was never written, so the next one knows only the tag."""
     async with opened(server, storage, clock=FakeClock()) as first:
-        task = first.library.task(first.desk(spell.__tanuki__))  # type: ignore[attr-defined]
+        task = first._library.task(first.desk(spell.__tanuki__))  # type: ignore[attr-defined]
     jobs.add(
         {
             "model": "gpt-4.1-mini-2025-04-14",
@@ -206,7 +209,7 @@ async def test_two_tanukis_on_one_storage_make_one_job_and_one_student(
         await serving(two, spell)
         teacher = models.asked["small"]
         assert await ask(one, "last") == await ask(two, "last") == truth("last")
-        states = [await each.library.state(each.desk(spell.__tanuki__)) for each in (one, two)]  # type: ignore[attr-defined]
+        states = [await each._library.state(each.desk(spell.__tanuki__)) for each in (one, two)]  # type: ignore[attr-defined]
 
     assert models.asked["small"] == teacher
     assert states[0] == states[1]
@@ -393,3 +396,26 @@ async def test_a_ladder_serves_with_what_is_there_while_the_next_is_trained(
     assert "ftjob-1" in first.reason
     assert models.asked["cheap"] == questions  # it is not examined again at each look
     assert status.student == "fine_tune"
+
+
+def test_a_tag_is_valid_everywhere_and_tells_its_training_whatever_the_environment() -> None:
+    tags: set[str] = set()
+    environments = (0, 5, -5, 20261124, -20261124, 10**12, -(10**30))
+    for environment in environments:
+        task = Task(
+            hash="0123456789abcdef" * 2,
+            name="spell",
+            closed=False,
+            inputs_of=lambda _, given: given,
+            environment_id=environment,
+        )
+        for number in (0, 1, 12):
+            tag = tag_of(task, number, BASE)
+            name = _bedrock_control.job_name(tag)
+            assert re.fullmatch(r"(?:[0-9a-z]-?){1,40}", tag)
+            assert re.fullmatch(r"(?:[0-9a-zA-Z][_-]?){1,63}", name)  # the narrowest of Bedrock's names
+            assert _bedrock_control.tag_of(name) == tag
+            assert number_in(tag, task, BASE) == number
+            assert number_in(tag, task, "openai:another") is None
+            tags.add(tag)
+    assert len(tags) == 3 * len(environments)

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from _learning import Models, fill, serving, shown, until
 from _spine import settings_for, tanuki_for
+from _time import jump
 
 import tanuki_async as tanuki
 from tanuki_async import Tanuki
+from tanuki_async._distill.bench import SHARE_OF_TIME
 from tanuki_async._records import Model
 from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.storage.memory import MemoryStorage
@@ -143,7 +145,7 @@ async def test_what_learning_and_serving_cost_is_told_apart(server: LoopbackServ
         await tanuki.distill(spell)
         await spell("new")
         desk = opened.desk(spell.__tanuki__)  # type: ignore[attr-defined]
-        total = await opened.library.total(desk.spec, desk.options)
+        total = await opened._library.total(desk.spec, desk.options)
 
     assert total.learning_cost > 100 * total.student_cost > 0
     assert total.cost == 0
@@ -183,7 +185,7 @@ async def test_outages_and_refusals_of_the_student_are_answered_by_the_teacher(
 async def test_a_student_that_hangs_leaves_time_for_the_teacher(
     server: LoopbackServer, storage: MemoryStorage, models: Models
 ) -> None:
-    @tanuki.patch(student_model=CHEAP, timeout=0.2)
+    @tanuki.patch(student_model=CHEAP, timeout=30)
     async def spell(text: str) -> str:
         """Tell how long a text is, and write it backwards."""
         ...
@@ -191,9 +193,15 @@ async def test_a_student_that_hangs_leaves_time_for_the_teacher(
     await fill(storage, spell, WORDS, truth)
     async with tanuki_for(server, storage):
         await tanuki.distill(spell)
-        models.others["cheap"] = lambda request: asyncio.sleep(10)
+        models.others["cheap"] = lambda request: Fault.hang()
+        asked = models.asked["cheap"]
 
-        assert await spell("new") == truth("new")
+        calling = asyncio.create_task(spell("new"))
+        while models.asked["cheap"] == asked:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.001)
+        jump(SHARE_OF_TIME * 30)
+
+        assert await calling == truth("new")
 
 
 async def test_faults_and_disagreement_take_it_back(opened: Tanuki, models: Models) -> None:

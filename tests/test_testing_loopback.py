@@ -7,12 +7,19 @@ import struct
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
+from pydantic import Field
 
-from tanuki_async import _records
+import tanuki_async as tanuki
+from tanuki_async import Model, RefusalError, _records
+from tanuki_async._pool.http import Connections
+from tanuki_async._records import AnswerSchema, Head, Request, Turn
+from tanuki_async.providers.anthropic import Anthropic
+from tanuki_async.providers.bedrock import Bedrock
+from tanuki_async.providers.openai import OpenAI, OpenAICompatible
 from tanuki_async.testing import Answer, ChatRequest, EmbeddingRequest, Fault, LoopbackServer, ScriptError, Value
 
 SCHEMA = {
@@ -21,6 +28,18 @@ SCHEMA = {
     "required": ["value"],
     "additionalProperties": False,
 }
+
+
+@tanuki.patch(max_repairs=0)
+async def rate(text: str) -> Annotated[int, Field(ge=3, le=5)]:
+    """Rate a text."""
+    ...
+
+
+@tanuki.patch(max_repairs=0)
+async def pick(text: str) -> Annotated[list[str], Field(min_length=2)]:
+    """Pick words."""
+    ...
 
 
 @pytest.fixture
@@ -37,6 +56,19 @@ def question(text: str = '{"text": "hi"}', **fields: Any) -> dict[str, Any]:
 
 async def ask(client: httpx.AsyncClient, server: LoopbackServer, **fields: Any) -> httpx.Response:
     return await client.post(f"{server.url}/chat/completions", json=question(**fields))
+
+
+def plain_model(provider: str, structured: Any = "none", wire_format: str | None = None) -> Model:
+    dialect: Any = "openai_strict" if provider == "openai_compatible" else "anthropic"
+    return Model(
+        provider=provider,
+        name="gpt-6-luna",
+        structured=structured,
+        schema_dialect=dialect,
+        wire_format=wire_format,
+        price_input=0,
+        price_output=0,
+    )
 
 
 def content(response: httpx.Response) -> Any:
@@ -79,6 +111,57 @@ async def test_an_async_answerer_is_awaited(client: httpx.AsyncClient) -> None:
 async def test_without_an_answerer_the_plainest_fitting_value_is_answered(client: httpx.AsyncClient) -> None:
     async with LoopbackServer() as server:
         assert json.loads(content(await ask(client, server))) == {"value": "good"}
+
+
+@pytest.mark.parametrize(
+    "provider",
+    [
+        lambda url: OpenAI("key", url),
+        lambda url: OpenAICompatible(url, models={"gpt-6-luna": plain_model("openai_compatible")}),
+        lambda url: Anthropic("key", url, models={"gpt-6-luna": plain_model("anthropic", "json_schema")}),
+        lambda url: Anthropic("key", url, models={"gpt-6-luna": plain_model("anthropic", "tool")}),
+        lambda url: Bedrock("key", base_url=url, models={"gpt-6-luna": plain_model("bedrock", "json_schema")}),
+        lambda url: Bedrock("key", base_url=url, models={"gpt-6-luna": plain_model("bedrock", "tool")}),
+        lambda url: Bedrock("key", base_url=url, models={"gpt-6-luna": plain_model("bedrock", "none", "titan")}),
+    ],
+    ids=["openai", "compatible", "anthropic", "anthropic tool", "converse", "converse tool", "titan"],
+)
+async def test_the_plainest_value_keeps_to_constraints_that_a_format_leaves_out(provider: Any) -> None:
+    async with LoopbackServer() as server:
+        made = provider(server.url)
+        async with tanuki.Tanuki(storage="memory:", providers=[made], teacher_models=[f"{made.name}:gpt-6-luna"]):
+            assert await rate("x") == 3
+            assert len(await pick("x")) == 2
+
+
+async def test_titan_text_is_a_chat_and_its_vectors_are_not() -> None:
+    provider = Bedrock("key", base_url="http://127.0.0.1:1")
+    model, vectors = provider.model("amazon.titan-text-express-v1"), provider.model("amazon.titan-embed-text-v2:0")
+    answer = AnswerSchema(name="f", schema=SCHEMA, strict=True)
+    head = Head(function="f", system="Classify.", answer=answer, examples=(Turn("user", "a"), Turn("assistant", "b")))
+    http = Connections()
+    async with LoopbackServer([Answer("good"), Fault.cut_off("go"), Fault.refusal()]) as server:
+        provider = Bedrock("key", base_url=server.url)
+        asked = Request(model=model, head=head, turns=(Turn("user", '{"text":"hi"}'),))
+        whole, cut = [await provider.complete(asked, http) for _ in range(2)]
+        with pytest.raises(RefusalError):
+            await provider.complete(asked, http)
+        embedded, _ = await provider.embed(vectors, ["hi"], http)
+        first = server.requests[0]
+        assert isinstance(first, ChatRequest)
+        assert (first.model, first.system, first.arguments) == (model.name, "Classify.", {"text": "hi"})
+        assert [message["role"] for message in first.messages] == ["system", "user", "assistant", "user"]
+    await http.aclose()
+    assert (whole.text, whole.truncated, whole.usage.output_tokens) == ("good", False, 1)
+    assert (cut.text, cut.truncated) == ("go", True)
+    assert len(embedded[0]) == 16
+
+
+async def test_a_format_of_bedrock_that_the_server_does_not_speak_is_refused(client: httpx.AsyncClient) -> None:
+    async with LoopbackServer() as server:
+        response = await client.post(f"{server.url}/model/meta.llama3/invoke", json={"prompt": "hi"})
+    assert response.status_code == 400
+    assert "prompt" in response.json()["error"]["message"]
 
 
 async def test_usage_is_counted_or_told(client: httpx.AsyncClient) -> None:

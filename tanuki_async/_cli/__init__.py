@@ -17,7 +17,9 @@ from tanuki_async._cli import (
     exporting,
     forgetting,
     functions,
+    jobs,
     keeping,
+    mapping,
     models,
     status,
 )
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"tanuki_async {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in (
-        demo, functions, status, examples, evaluate, models, carrying, exporting, keeping, forgetting,
+        demo, functions, status, examples, evaluate, mapping, jobs, models, carrying, exporting, keeping, forgetting,
     ):  # fmt: skip
         command.add(commands)
     return parser

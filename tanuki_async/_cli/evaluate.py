@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import importlib
 import json
-import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from tanuki_async._align import is_align
 from tanuki_async._cli import extras
 from tanuki_async._errors import UsageError
 from tanuki_async._exam import Exam, Verdict
+from tanuki_async._keeping.modules import importable
 from tanuki_async._runtime import Tanuki
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     """Judge every assert; AnswersDifferError where one does not hold."""
     if not options.json:
         extras.need("rich", "cli", "printing tables needs rich (--json prints without)")
-    with _importable(str(Path.cwd())):  # also for what is imported while an align function runs
+    with importable(str(Path.cwd())):  # also for what is imported while an align function runs
         verdicts = asyncio.run(_judge(align_functions(options.module), options.dir or "memory:"))
     if options.json:
         print(json.dumps([_document(each) for each in verdicts], indent=2, ensure_ascii=False))
@@ -49,15 +48,6 @@ def run(options: argparse.Namespace) -> None:
         _print(verdicts)
     if wrong := sum(not each.holds for each in verdicts):
         raise AnswersDifferError(f"{wrong} of {len(verdicts)} answers differ from what was expected")
-
-
-@contextlib.contextmanager
-def _importable(directory: str) -> Generator[None]:
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)
 
 
 def align_functions(place: str) -> list[AlignFunction]:

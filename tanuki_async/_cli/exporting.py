@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Generator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from tanuki_async._cli import reading
+from tanuki_async._cli.files import appearing
 from tanuki_async._errors import UsageError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping import modules
@@ -95,24 +95,9 @@ def _files(out: Path | None, *, validation: bool) -> Generator[tuple[BinaryIO, B
         yield sys.stdout.buffer, None
         return
     with contextlib.ExitStack() as stack:
-        training = stack.enter_context(_appearing(out))
-        held_out = stack.enter_context(_appearing(out.with_suffix(f".validation{out.suffix}"))) if validation else None
+        training = stack.enter_context(appearing(out))
+        held_out = stack.enter_context(appearing(out.with_suffix(f".validation{out.suffix}"))) if validation else None
         yield training, held_out
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Generator[BinaryIO]:
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        except OSError as error:
-            raise UsageError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write(batch: list[Exported], training: BinaryIO, validation: BinaryIO | None, counts: Counter[str]) -> None:

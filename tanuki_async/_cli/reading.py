@@ -91,7 +91,7 @@ async def environments(storage: Storage, card: Card) -> list[int]:
     found: set[int] = set()
     for key in await storage.keys(f"{card.hash}/"):
         kind, _, number = key.removeprefix(f"{card.hash}/").partition("-")
-        if kind in ("state", "tally") and number.isdecimal():
+        if kind in ("state", "tally") and number.removeprefix("-").isdecimal():
             found.add(int(number))
     return sorted(found) or [0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -160,14 +161,14 @@ class Exam:
         return tuple(digest_of(self.lessons[place].inputs) for place in wrong)
 
 
-class InContextLearner:
-    """Shows a cheap model as few examples as it needs to agree with the teacher."""
+class AskedLearner(ABC):
+    """Makes students that are models. A model that was found to be absent stays so in this process."""
 
-    kind = "in_context"
+    kind: str
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.name = f"in_context {model}"
+        self.name = f"{self.kind} {model}"
         self._absent: str | None = None
 
     def unavailable(self, task: Task) -> str | None:
@@ -179,6 +180,19 @@ class InContextLearner:
         except Absent as why:
             self._absent = str(why)
             raise
+
+    @abstractmethod
+    async def _learn(self, course: Course) -> Outcome:
+        """Learn, or say why not. Raises Absent where the model cannot be asked or trained at all."""
+
+    def load(self, parameters: bytes, task: Task) -> Student:
+        return load_asked(parameters, task)
+
+
+class InContextLearner(AskedLearner):
+    """Shows a cheap model as few examples as it needs to agree with the teacher."""
+
+    kind = "in_context"
 
     async def _learn(self, course: Course) -> Outcome:
         bench = bench_of(course.task)
@@ -209,9 +223,6 @@ class InContextLearner:
             recipe = Recipe(kind=self.kind, model=self.model, examples=examples, withheld=withheld)
             return Asked(verdicts, recipe, tries=len(COUNTS))
         return why
-
-    def load(self, parameters: bytes, task: Task) -> Student:
-        return load_asked(parameters, task)
 
 
 def bench_of(task: Task) -> Bench:

@@ -9,7 +9,7 @@ from hashlib import blake2b, sha256
 from random import Random
 
 from tanuki_async._distill import evaluate
-from tanuki_async._distill.asked import HELD_OUT, Asked, Exam, bench_of, load_asked, why_not_asked
+from tanuki_async._distill.asked import HELD_OUT, Asked, AskedLearner, Exam, bench_of
 from tanuki_async._distill.course import Absent, Course, Lesson, NotNow, Outcome, Pending
 from tanuki_async._distill.state import Task
 from tanuki_async._errors import (
@@ -21,36 +21,23 @@ from tanuki_async._errors import (
 from tanuki_async._lines import compact
 from tanuki_async._records import Job, Training
 from tanuki_async._route import Teacher
-from tanuki_async.abc import Student, Tuning
+from tanuki_async.abc import Tuning
 from tanuki_async.students.in_context import Recipe
 
 logger = logging.getLogger("tanuki_async.distill")
 
 FEWEST_LINES = 10
 """Lines below which providers refuse to train."""
+MOST_TRAININGS = 32
+"""Trainings of one function: each is due with twice as many examples as the one before."""
 FIRST_LOOK, LONGEST_LOOK = 15.0, 600.0
 """Seconds between two looks at a training: the first, which grows by half each time, and the longest."""
 
 
-class FineTuneLearner:
+class FineTuneLearner(AskedLearner):
     """Has a provider train a model on the recorded calls, as live prompts would show them."""
 
     kind = "fine_tune"
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        self.name = f"fine_tune {model}"
-        self._absent: str | None = None
-
-    def unavailable(self, task: Task) -> str | None:
-        return self._absent or why_not_asked(self.model, task)
-
-    async def learn(self, course: Course) -> Outcome:
-        try:
-            return await self._learn(course)
-        except Absent as why:
-            self._absent = str(why)
-            raise
 
     async def _learn(self, course: Course) -> Outcome:
         bench = bench_of(course.task)
@@ -145,9 +132,6 @@ class FineTuneLearner:
         withheld = await exam.withheld(head, frozenset())
         return Asked(verdicts, Recipe(kind=self.kind, model=model, withheld=withheld, job=job.id))
 
-    def load(self, parameters: bytes, task: Task) -> Student:
-        return load_asked(parameters, task)
-
 
 def tag_of(task: Task, number: int, model: str) -> str:
     """Return the mark by which any process finds this training again: at most 40 of a-z, 0-9 and -."""
@@ -159,8 +143,8 @@ def tag_of(task: Task, number: int, model: str) -> str:
 def number_in(tag: str, task: Task, model: str) -> int | None:
     """Return the number in a tag that `tag_of` made for this task and model; None for any other tag."""
     digits = re.search(r"-n(\d+)-", tag)
-    number = int(digits[1]) if digits else -1
-    return number if tag == tag_of(task, number, model) else None
+    likely = (int(digits[1]),) if digits else range(MOST_TRAININGS)  # a long tag is a digest, which does not tell
+    return next((number for number in likely if tag == tag_of(task, number, model)), None)
 
 
 def _held_out(course: Course, lessons: Sequence[Lesson]) -> list[int]:

@@ -12,7 +12,7 @@ from types import ModuleType
 from tanuki_async._errors import UsageError
 from tanuki_async._function import ATTRIBUTE, PatchedFunction
 
-__all__ = ["functions_of", "with_hash"]
+__all__ = ["functions_of", "importable", "with_hash"]
 
 
 def functions_of(module_name: str) -> dict[str, PatchedFunction]:
@@ -20,7 +20,7 @@ def functions_of(module_name: str) -> dict[str, PatchedFunction]:
 
     UsageError where it cannot be imported.
     """
-    with _importable(str(Path.cwd())):
+    with importable(str(Path.cwd())):
         try:
             module = importlib.import_module(module_name)
         except ImportError as error:
@@ -52,7 +52,8 @@ def _patched(module: ModuleType, module_name: str) -> Iterator[PatchedFunction]:
 
 
 @contextlib.contextmanager
-def _importable(directory: str) -> Generator[None]:
+def importable(directory: str) -> Generator[None]:
+    """Let modules of a directory be imported."""
     sys.path.insert(0, directory)
     try:
         yield

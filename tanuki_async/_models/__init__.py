@@ -24,6 +24,7 @@ __all__ = [
     "is_tunable",
     "lookup",
     "owner",
+    "refuse_spaces",
     "retirement",
     "sibling",
     "split_name",
@@ -94,12 +95,20 @@ def split_name(name: str) -> tuple[str, str]:
         return provider, model
     provider, colon, model = name.partition(":")
     if colon and provider and model:
+        refuse_spaces(name)
         return provider, model
     end = next(filter(None, (_end(each, name) for each in _PROVIDERS)), None)
     if end:
         raise SettingsError(end)
     hint = f"; did you mean '{found}:{name}'?" if (found := owner(name)) else ""
     raise SettingsError(f"a model is written 'provider:name', such as {DEFAULT_TEACHERS[0]!r}; got {name!r}{hint}")
+
+
+def refuse_spaces(name: str) -> None:
+    """Raise SettingsError for spaces around the provider's or the model's name: they are part of neither."""
+    tidy = ":".join(part.strip() for part in name.split(":", 1))
+    if tidy != name:
+        raise SettingsError(f"a model is written without spaces around its names: write {tidy!r}, not {name!r}")
 
 
 def owner(name: str) -> str | None:

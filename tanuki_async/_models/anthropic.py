@@ -23,8 +23,9 @@ _chat = partial(
 _old = partial(_chat, context_window=200_000, max_output=64_000, efforts=(), reasoning_effort=None, sampling="always")
 
 MODELS: tuple[Model, ...] = (
-    _chat(  # prompts above 100,000 tokens cost five times as much
-        name="claude-haiku-5-5", price_input=0.10, price_cached=0.01, price_output=0.50, suggested="student",
+    _chat(
+        name="claude-haiku-5-5", price_input=0.10, price_cached=0.01, price_output=0.50, surcharge=(100_000, 5, 5),
+        suggested="student",
     ),
     _chat(name="claude-sonnet-5-5", price_input=2, price_cached=0.10, price_output=10, suggested="teacher"),
     _chat(name="claude-opus-5-5", price_input=4, price_cached=0.20, price_output=20),

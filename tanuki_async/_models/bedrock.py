@@ -30,7 +30,10 @@ _llama = partial(
 _embedder = partial(_model, kind="embedding", context_window=8_192, structured="none", price_output=0.0)
 
 MODELS: tuple[Model, ...] = (
-    _claude(name="anthropic.claude-haiku-5-5", price_input=0.10, price_cached=0.01, price_output=0.50),
+    _claude(
+        name="anthropic.claude-haiku-5-5", price_input=0.10, price_cached=0.01, price_output=0.50,
+        surcharge=(100_000, 5, 5),
+    ),
     _claude(
         name="anthropic.claude-sonnet-5-5", price_input=2, price_cached=0.10, price_output=10,
         reasoning_effort="low", suggested="teacher",
@@ -58,11 +61,11 @@ MODELS: tuple[Model, ...] = (
     _model(name="openai.gpt-oss-120b-1:0", context_window=128_000, price_input=0.15, price_output=0.60),
     _model(
         name="openai.gpt-6-luna", context_window=922_000, max_output=128_000,
-        price_input=0.10, price_cached=0.01, price_output=0.50,
+        price_input=0.10, price_cached=0.01, price_output=0.50, surcharge=(272_000, 2, 1.5),
     ),
     _model(
         name="openai.gpt-6.1-sol", context_window=922_000, max_output=128_000,
-        price_input=2, price_cached=0.10, price_output=10,
+        price_input=2, price_cached=0.10, price_output=10, surcharge=(272_000, 2, 1.5),
     ),
     _embedder(name="amazon.titan-embed-text-v1", price_input=0.10),
     _embedder(name="amazon.titan-embed-text-v2:0", price_input=0.02, suggested="embedding"),

@@ -28,6 +28,7 @@ _thinker = partial(  # always reasons, so it takes nothing of a sampler
     reasoning_effort="low",
     sampling="never",
     chat_tools="never",
+    surcharge=(272_000, 2, 1.5),
 )
 _chooser = partial(  # reasons if asked to
     _thinker, efforts=_WITH_NONE, reasoning_effort="none", sampling="without_effort", chat_tools="without_effort"

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import TypeVar
 
-from tanuki_async._errors import NotOpenError
+from tanuki_async._errors import NotOpenError, own
 
 T = TypeVar("T")
 
@@ -55,7 +55,10 @@ class Names:
 
 
 async def shared(task: asyncio.Task[T]) -> T:
-    """Wait for a task that others wait for too: being cancelled does not end it, and its own end is no cancellation."""
+    """Wait for a task that others wait for too: being cancelled does not end it, and its own end is no cancellation.
+
+    An error of it reaches all who wait, each with a copy.
+    """
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -63,6 +66,9 @@ async def shared(task: asyncio.Task[T]) -> T:
         if task.cancelled() and not (waiter and waiter.cancelling()):
             raise NotOpenError("the connections were closed while one was being made") from None
         raise
+    except Exception as error:  # noqa: BLE001  # raised below, where this one is not its context
+        failed = own(error)
+    raise failed
 
 
 def is_address(host: str) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from tanuki_async._errors import NotOpenError
+from tanuki_async._errors import NotOpenError, own
 from tanuki_async._pool import wire
 from tanuki_async._pool.session import Session
 from tanuki_async._pool.wire import Connection
@@ -119,9 +118,7 @@ class Origin:
         waiting, self._waiting = self._waiting, deque()
         for turn in waiting:
             if not turn.done():
-                told = copy.copy(error)  # one for each: what one call adds to it is not for the others
-                told.__cause__ = error.__cause__
-                turn.set_exception(told)
+                turn.set_exception(own(error))
 
     def _close_idle(self) -> None:
         now = time.monotonic()

@@ -23,6 +23,7 @@ from h2.events import (
 from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
+from tanuki_async._errors import own
 from tanuki_async._pool.exchange import AHEAD, Exchange, name_of
 from tanuki_async._pool.goodbyes import Goodbyes
 from tanuki_async._pool.parser import MalformedError
@@ -233,7 +234,7 @@ class Session(asyncio.Protocol):
 
     def _break(self, error: MalformedError) -> None:
         for exchange in self._exchanges.values():
-            exchange.fail(error)
+            exchange.fail(own(error))
         self._flush()
         self.abort()
 

@@ -81,9 +81,24 @@ class Account:
 
     def _no_key(self) -> SettingsError:
         return SettingsError(
-            f"no API key for {self._title}: set {self._key_variable}, or pass {type(self).__name__}(api_key=…); "
+            f"no API key for {self._title}: set {self._key_variables()}, or pass {self._written('api_key=…')}; "
             "to try without a key, run `tanuki demo`"
         )
+
+    def _key_variables(self) -> str:
+        """Name the variables that a key may be in, for a message."""
+        return self._key_variable or ""
+
+    def _written(self, argument: str) -> str:
+        """Show how this provider is made with an argument, for a message."""
+        return f"{type(self).__name__}({argument})"
+
+    def _key_hint(self) -> str:
+        """Say where a key that was refused came from; nothing where it was given."""
+        source = self._key_source()
+        if not source:
+            return ""
+        return f"the key is from {source}" if self._secrets else f"no key was sent; set {source}"
 
     def _key_source(self) -> str | None:
         """Name the variable that the key is from; None where it was given."""

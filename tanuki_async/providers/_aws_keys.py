@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tanuki_async._errors import SettingsError, clip
+from tanuki_async._errors import SettingsError, clip, own
 from tanuki_async.providers._aws_signature import Keys
 
 _MISSING = (
@@ -46,7 +46,11 @@ class KeyChain:
         if task is None:
             task = self._finding[loop] = loop.create_task(self._find(), name="tanuki_async: find AWS credentials")
             task.add_done_callback(self._end)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except Exception as error:  # noqa: BLE001  # raised below, a copy for each who waits
+            failed = own(error)
+        raise failed
 
     def _end(self, task: asyncio.Task[Keys]) -> None:
         del self._finding[task.get_loop()]  # it would keep its loop

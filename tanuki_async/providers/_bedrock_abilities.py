@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from tanuki_async._errors import RequestRejectedError
-from tanuki_async._records import Model, Structured
+from tanuki_async._records import Attached, Model, Structured
 from tanuki_async.providers._bedrock_models import takes_no_sampling
 
 _FIELDS = {
@@ -23,6 +23,15 @@ _REFUSED = re.compile(
     r"|not available|unknown|unrecognized|cannot both be",
     re.IGNORECASE,
 )
+_TAKES_NONE: dict[Attached, re.Pattern[str]] = {
+    kind: re.compile(
+        rf"(?:n['’]t|not) (?:currently )?support (?:the {kind} (?:content block|field)\b|"
+        rf"{kind}s?(?: inputs?)?(?=$|[.,;:!]))",
+        re.IGNORECASE,
+    )
+    for kind in ("image", "document")
+}
+"""How it says that a model looks at none at all. What it says of a broken one is other words."""
 _BROKEN_SCHEMA = re.compile(r"(?:invalid|malformed) (?:json |tool |input )*schema|schema is invalid", re.IGNORECASE)
 
 
@@ -32,6 +41,7 @@ class Taken:
 
     structured: Structured
     dropped: frozenset[str] = frozenset()
+    untaken: frozenset[Attached] = frozenset()  # what it turned out not to look at
 
     @classmethod
     def of(cls, model: Model) -> Taken:
@@ -47,6 +57,9 @@ class Taken:
         message = error.message
         if error.status != 400 or not _REFUSED.search(message) or _BROKEN_SCHEMA.search(message):
             return None
+        for kind, takes_none in _TAKES_NONE.items():
+            if takes_none.search(message) and f'{{"{kind}":{{'.encode() in body:
+                return replace(self, untaken=self.untaken | {kind}), f"{kind}s"
         for name, pattern in _FIELDS.items():
             if pattern.search(message) and f'"{name}":'.encode() in body:
                 return replace(self, dropped=self.dropped | {name}), repr(name)

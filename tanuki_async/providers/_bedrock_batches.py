@@ -73,11 +73,11 @@ class BedrockBatches(Batches):
             if error.code == "ConflictException" and (known := await self.find(tag, http)) is not None:
                 return known
             raise
-        return Job(id=str(answer.get("jobArn", "")), status="running", told="Submitted", tag=tag)
+        return Job(id=self._control.id_in(answer), status="running", told="Submitted", tag=tag)
 
     async def get(self, id: str, http: Http) -> Job:  # noqa: A002
         """Return a batch as it stands."""
-        return _job(await self._control.get(http, f"{JOB}/{quote(id, safe='')}"))
+        return self._job(await self._control.get(http, f"{JOB}/{quote(id, safe='')}"))
 
     async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
         """Ask for a batch to end, and return it as it stands then."""
@@ -95,7 +95,7 @@ class BedrockBatches(Batches):
             http, LIST, nameContains=name, maxResults=100, sortBy="CreationTime", sortOrder="Descending"
         )
         found: list[dict[str, Any]] = answer.get("invocationJobSummaries") or []
-        return next((_job(each) for each in found if each.get("jobName") == name), None)
+        return next((self._job(each) for each in found if each.get("jobName") == name), None)
 
     async def results(self, job: Job, http: Http) -> AsyncIterator[tuple[str, Completion | ProviderError]]:
         """Yield what became of each request, as the file of results tells it."""
@@ -127,6 +127,19 @@ class BedrockBatches(Batches):
             return key, _completion(cast("dict[str, Any]", output), self._name)
         except ProviderError as error:  # a refusal, or no answer
             return key, error
+
+    def _job(self, facts: dict[str, Any]) -> Job:
+        told, id_ = str(facts.get("status", "")), self._control.id_in(facts)
+        place, source = _uri(facts, "output"), _uri(facts, "input")
+        file = f"{id_.rpartition('/')[2]}/{source.rpartition('/')[2]}.out"
+        return Job(
+            id=id_,
+            status=_STATUS.get(told, "running"),
+            told=told,
+            tag=tag_of(facts.get("jobName")),
+            reason=facts.get("message"),
+            output=f"{place.rstrip('/')}/{file}" if told in _STATUS else None,
+        )
 
 
 def written(requests: Mapping[str, Request], how: _bedrock_invoke.Format | None) -> bytes:
@@ -166,20 +179,6 @@ def _error(told: object, provider: str) -> ProviderError:
     body = json.dumps({"message": facts.get("errorMessage") or "no answer was given"}).encode()
     reply = Reply(status=status if isinstance(status, int) else 500, headers={}, body=body)
     return aws_error(reply, provider=provider, model="")
-
-
-def _job(facts: dict[str, Any]) -> Job:
-    told, id_ = str(facts.get("status", "")), str(facts.get("jobArn", ""))
-    place, source = _uri(facts, "output"), _uri(facts, "input")
-    file = f"{id_.rpartition('/')[2]}/{source.rpartition('/')[2]}.out"
-    return Job(
-        id=id_,
-        status=_STATUS.get(told, "running"),
-        told=told,
-        tag=tag_of(facts.get("jobName")),
-        reason=facts.get("message"),
-        output=f"{place.rstrip('/')}/{file}" if told in _STATUS else None,
-    )
 
 
 def _uri(facts: dict[str, Any], side: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -17,7 +17,8 @@ from tanuki_async.abc import Http
 from tanuki_async.providers._aws import AwsAccount, Service
 from tanuki_async.providers._aws_errors import aws_error
 from tanuki_async.providers._chunks import whole_reply
-from tanuki_async.providers._secrets import Headers, secrets_in, without
+from tanuki_async.providers._json import id_in
+from tanuki_async.providers._secrets import secrets_in, without
 
 _URI = re.compile(r"^s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<key>(?:/[^/]+)*)/?$")
 _PREFIX = "tanuki-"
@@ -64,6 +65,7 @@ class Control:
 
     def __init__(self, account: AwsAccount, name: str) -> None:
         self._account, self._name = account, name
+        self._secrets: tuple[str, ...] = ()  # of the latest request
 
     async def get(self, http: Http, path: str, **query: str | int) -> dict[str, Any]:
         """Ask for something. `path` is percent-encoded."""
@@ -72,6 +74,10 @@ class Control:
     async def post(self, http: Http, path: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Ask for something to be done."""
         return await self._call(http, "POST", path, json.dumps(fields or {}).encode(), "")
+
+    def id_in(self, found: Mapping[str, Any]) -> str:
+        """Return the ARN of a job. ProviderUnavailableError where it has none."""
+        return id_in(found, "jobArn", provider=self._name, secrets=self._secrets)
 
     async def put(self, http: Http, uri: str, body: bytes) -> None:
         """Write one file to S3."""
@@ -84,7 +90,7 @@ class Control:
         try:
             async with http.stream("GET", url, headers=headers) as answer:
                 if answer.status != 200:
-                    raise self._error(await whole_reply(answer), headers)
+                    raise self._error(await whole_reply(answer), secrets_in(headers))
                 async for piece in answer.pieces:
                     *whole, rest = (rest + piece).split(b"\n")
                     for line in whole:
@@ -101,21 +107,22 @@ class Control:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise aws_error(Reply(status=502, headers=reply.headers, body=reply.body), provider=self._name, model="")
+            raise self._error(Reply(status=502, headers=reply.headers, body=reply.body), self._secrets)
         return cast("dict[str, Any]", value)
 
     async def _send(self, http: Http, method: str, service: Service, path: str, body: bytes, query: str) -> Reply:
         url, headers = await self._account.request(method, service, path, body, query=query)
+        self._secrets = secrets_in(headers)
         try:
             reply = await http.send(method, url, headers=headers, body=body if method != "GET" else None)
         except ProviderUnreachableError as error:
             raise ProviderUnreachableError(error.message, self._name) from error
         if not 200 <= reply.status < 300:
-            raise self._error(reply, headers)
+            raise self._error(reply, secrets_in(headers))
         return reply
 
-    def _error(self, reply: Reply, headers: Headers) -> ProviderError:
-        return aws_error(without(reply, secrets_in(headers)), provider=self._name, model="")
+    def _error(self, reply: Reply, secrets: Sequence[str]) -> ProviderError:
+        return aws_error(without(reply, secrets), provider=self._name, model="")
 
 
 def _path(uri: str) -> str:

@@ -64,7 +64,7 @@ class Converse:
         head, model = request.head, request.model
         kept = self._heads.of(head, model, taken, _edges)
         end = kept.end if request.max_tokens is None else _end(head, model, taken, request.max_tokens)
-        return kept.begin + b",".join([_message(turn, model) for turn in request.turns]) + end
+        return kept.begin + b",".join([_message(turn, model, taken) for turn in request.turns]) + end
 
 
 def _edges(head: Head, model: Model, taken: Taken) -> tuple[bytes, bytes]:
@@ -79,7 +79,7 @@ def _begin(head: Head, model: Model, taken: Taken) -> bytes:
     else:  # a model without system messages hears them first
         told = (Turn("user", system), Turn("assistant", "Understood.")) if system else ()
         start, turns = b'{"messages":[', (*told, *head.examples)
-    return start + b"".join([_message(turn, model) + b"," for turn in turns])
+    return start + b"".join([_message(turn, model, taken) + b"," for turn in turns])
 
 
 def _text_message(turn: Turn) -> bytes:
@@ -87,14 +87,16 @@ def _text_message(turn: Turn) -> bytes:
     return b'{"role":"%b","content":[{"text":%b}]}' % (turn.role.encode(), quote(text))
 
 
-def _message(turn: Turn, model: Model) -> bytes:
+def _message(turn: Turn, model: Model, taken: Taken) -> bytes:
     if not turn.attachments:
         return _text_message(turn)
-    blocks = b"".join([b"," + _block(each, place, model) for place, each in enumerate(turn.attachments, 1)])
+    blocks = b"".join([b"," + _block(each, place, model, taken) for place, each in enumerate(turn.attachments, 1)])
     return _text_message(turn)[:-2] + blocks + b"]}"
 
 
-def _block(attachment: Attachment, place: int, model: Model) -> bytes:
+def _block(attachment: Attachment, place: int, model: Model, taken: Taken) -> bytes:
+    if attachment.kind in taken.untaken:
+        raise AttachmentRefusedError(f"it takes no {attachment.kind}s", model.provider, model.name)
     if attachment.data is None:
         raise AttachmentRefusedError(
             "Bedrock does not fetch attachments by their address; pass the bytes", "bedrock", model.name

@@ -59,20 +59,20 @@ class BedrockTuning(Tuning):
             if _CLOSED.search(error.message):
                 error.code = "training_not_available"
             raise
-        return Job(id=str(answer.get("jobArn", "")), status="running", told="InProgress", tag=training.tag)
+        return Job(id=self._control.id_in(answer), status="running", told="InProgress", tag=training.tag)
 
     async def find(self, tag: str, http: Http) -> Job | None:
         """Look for the latest training with this tag."""
         name = job_name(tag)
         for found in await self._list(http, name):
             if found.get("jobName") == name:
-                return await self.get(found["jobArn"], http)
+                return await self.get(self._control.id_in(found), http)
         return None
 
     async def get(self, id: str, http: Http) -> Job:  # noqa: A002
         """Return a training as it stands. One that is completed is running until what it made answers."""
         facts = await self._control.get(http, f"{JOBS}/{quote(id, safe='')}")
-        job = _job(facts, facts.get("failureMessage"))
+        job = _job(self._control.id_in(facts), facts, facts.get("failureMessage"))
         made = facts.get("outputModelArn")
         if job.status != "succeeded" or not made:
             return job
@@ -89,7 +89,7 @@ class BedrockTuning(Tuning):
 
     async def jobs(self, http: Http) -> list[Job]:
         """List the trainings of this account, the latest first."""
-        return [_job(each, None) for each in await self._list(http)]
+        return [_job(self._control.id_in(each), each, None) for each in await self._list(http)]
 
     async def _list(self, http: Http, name: str | None = None) -> list[dict[str, Any]]:
         query: dict[str, str | int] = {"maxResults": MOST_JOBS, "sortBy": "CreationTime", "sortOrder": "Descending"}
@@ -162,10 +162,10 @@ def _said(message: dict[str, Any]) -> dict[str, str]:
     return {"text": message["content"]}
 
 
-def _job(facts: dict[str, Any], reason: str | None) -> Job:
+def _job(id_: str, facts: dict[str, Any], reason: str | None) -> Job:
     told = str(facts.get("status", ""))
     return Job(
-        id=facts["jobArn"],
+        id=id_,
         status=_STATUS.get(told, "running"),
         told=told,
         tag=tag_of(facts.get("jobName")),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from tanuki_async._errors import AttachmentRefusedError, ProviderError, ProviderUnreachableError, RequestRejectedError
+from tanuki_async._errors import ProviderError, ProviderUnreachableError
 from tanuki_async._models import ANYTHING, lookup
 from tanuki_async._records import Completion, Limits, Model, Reply, Request
 from tanuki_async.abc import Http, Provider
@@ -16,12 +15,8 @@ from tanuki_async.providers._abilities import Abilities
 from tanuki_async.providers._account import Account
 from tanuki_async.providers._bodies import Bodies
 from tanuki_async.providers._chunks import Chunks, pieces_from, whole_reply
+from tanuki_async.providers._concessions import MOST, Concessions
 from tanuki_async.providers._errors import error_from
-
-logger = logging.getLogger("tanuki_async.providers")
-
-_MOST_CONCESSIONS = 8
-"""How many parameters one call may give up, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,8 @@ class Chats(Account, Provider):
         self.name = name
         self.limits = limits or Limits()
         self._models = dict(models or {})
-        self._learned: dict[str, tuple[Model, Abilities]] = {}
+        self._concessions = Concessions[Abilities](name, self._assume)
+        self._abilities = self._concessions.of
 
     def model(self, name: str) -> Model:
         """Describe the model called `name`: as the user did, as the table does, or cautiously."""
@@ -81,7 +77,7 @@ class Chats(Account, Provider):
                 return form.events.read(reply, provider=self.name, model=model.name, secrets=self._secrets)
             error = self._error(reply, model)
             concessions += 1
-            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
+            if concessions > MOST or not self._concessions.learn(model, abilities, error, body):
                 raise await self._explained(error, http)
 
     async def stream(self, request: Request, http: Http) -> AsyncGenerator[str | Completion]:
@@ -107,7 +103,7 @@ class Chats(Account, Provider):
             except ProviderUnreachableError as cut:
                 raise ProviderUnreachableError(cut.message, self.name, model.name) from cut
             concessions += 1
-            if concessions > _MOST_CONCESSIONS or not self._learn(model, abilities, error, body):
+            if concessions > MOST or not self._concessions.learn(model, abilities, error, body):
                 raise await self._explained(error, http)
 
     async def _explained(self, error: ProviderError, http: Http) -> ProviderError:
@@ -124,31 +120,6 @@ class Chats(Account, Provider):
     def _assume(self, model: Model) -> Abilities:
         return Abilities.of(model)
 
-    def _abilities(self, model: Model) -> Abilities:
-        known = self._learned.get(model.name)
-        if known is None or (known[0] is not model and known[0] != model):
-            known = self._learned[model.name] = (model, self._assume(model))
-        return known[1]
-
-    def _learn(self, model: Model, sent: Abilities, error: ProviderError, body: bytes) -> bool:
-        """Give way to the server's complaint, if it is one that can be met; True if it makes sense to ask again.
-
-        AttachmentRefusedError where the model takes no images or documents: from now on it is not asked to.
-        """
-        if not isinstance(error, RequestRejectedError):
-            return False
-        if self._abilities(model) is not sent:
-            return True  # another call learned meanwhile; see whether that was it
-        concession = sent.without(error, body)
-        if concession is None:
-            return False
-        self._learned[model.name] = (model, concession[0])
-        if concession[0].untaken != sent.untaken:
-            reason = f"it takes no {concession[1]}, by its own words: {error.message}"
-            raise AttachmentRefusedError(reason, self.name, model.name, error.status, error.request_id) from error
-        logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
-        return True
-
     async def _send(self, http: Http, url: str, headers: Mapping[str, str], body: bytes, model: Model) -> Reply:
         try:
             return await http.send("POST", url, headers=headers, body=body)
@@ -156,6 +127,4 @@ class Chats(Account, Provider):
             raise ProviderUnreachableError(error.message, self.name, model.name) from error
 
     def _error(self, reply: Reply, model: Model) -> ProviderError:
-        source = self._key_source()
-        hint = f"the key is from {source}" if source else ""
-        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=hint)
+        return error_from(reply, provider=self.name, model=model.name, secrets=self._secrets, key_hint=self._key_hint())

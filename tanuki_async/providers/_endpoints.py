@@ -20,7 +20,7 @@ from tanuki_async._records import JsonValue, Reply
 from tanuki_async.abc import Http
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._errors import code_of, error_from, readable
-from tanuki_async.providers._json import lines_of, mapping
+from tanuki_async.providers._json import id_in, lines_of, mapping
 from tanuki_async.providers._secrets import Headers, without
 
 Object = dict[str, Any]
@@ -119,6 +119,10 @@ class Endpoints:
         if not 200 <= reply.status < 300:
             raise self.error(reply)
         return self._object(reply.body)
+
+    def id_in(self, found: Object) -> str:
+        """Return the id of a job or file. ProviderUnavailableError where it has none."""
+        return id_in(found, provider=self.name, secrets=self.secrets())
 
     def _objects(self, items: object) -> list[Object]:
         """Return a list of objects. What is no such list may hide a job that is there, so it counts as no answer."""

@@ -18,7 +18,7 @@ from tanuki_async.abc import Batches, Http
 from tanuki_async.providers._bodies import quote
 from tanuki_async.providers._chunks import whole_reply
 from tanuki_async.providers._errors import error_from
-from tanuki_async.providers._json import lines_of, mapping
+from tanuki_async.providers._json import id_in, lines_of, mapping
 from tanuki_async.providers._messages import STATUSES, message_from
 
 MOST = 100_000
@@ -65,8 +65,9 @@ class MessageBatches(Batches):
         address: Callable[[str], tuple[str, Mapping[str, str]]],
         body: Callable[[Request], bytes],
         failure: Callable[[Reply], ProviderError],
+        secrets: Callable[[], tuple[str, ...]],
     ) -> None:
-        self._address, self._encode, self._failure = address, body, failure
+        self._address, self._encode, self._failure, self._secrets = address, body, failure, secrets
         self._marks: dict[str, str | None] = {}  # of batches by id; None: it has none
         self._tries: dict[str, _Try] = {}  # by mark
 
@@ -77,7 +78,7 @@ class MessageBatches(Batches):
         mark, marked = mark_of(tag), max(map(len, requests)) <= _ID - _MARK_LENGTH
         listed = [told async for told in self._listed(http)]
         if found := await self._find(mark, listed, http):
-            return _job(found, tag)
+            return self._job(found, tag)
         body = self._body(requests, mark if marked else "")
         before = frozenset[str](told["id"] for told in listed)
         self._tries[mark] = _Try(count=len(requests), marked=marked, before=before)
@@ -88,21 +89,22 @@ class MessageBatches(Batches):
         except ProviderError:
             del self._tries[mark]
             raise
-        self._marks[str(told.get("id"))] = mark
-        return _job(told, tag)
+        job = self._job(told, tag)
+        self._marks[job.id] = mark
+        return job
 
     async def get(self, id: str, http: Http) -> Job:  # noqa: A002
         """Return a batch as it stands."""
-        return _job(await self._exchange("GET", f"{_PATH}/{id}", http))
+        return self._job(await self._exchange("GET", f"{_PATH}/{id}", http))
 
     async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
         """Ask for a batch to end; what was answered until then is kept."""
-        return _job(await self._exchange("POST", f"{_PATH}/{id}/cancel", http))
+        return self._job(await self._exchange("POST", f"{_PATH}/{id}/cancel", http))
 
     async def find(self, tag: str, http: Http) -> Job | None:
         """Look for the latest batch with this tag, as far as that can be told."""
         found = await self._find(mark_of(tag), [told async for told in self._listed(http)], http)
-        return _job(found, tag) if found else None
+        return self._job(found, tag) if found else None
 
     async def results(self, job: Job, http: Http) -> AsyncGenerator[tuple[str, Completion | ProviderError]]:
         """Yield what became of each request that was asked. RequestRejectedError for the batch of another tag."""
@@ -207,20 +209,19 @@ class MessageBatches(Batches):
                 return mapping(from_json(reply.body))
         raise self._failure(reply)
 
+    def _job(self, told: Mapping[str, Any], tag: str | None = None) -> Job:
+        status: Literal["running", "succeeded", "cancelled"] = "running"
+        if told.get("processing_status") == "ended":
+            status = "cancelled" if told.get("cancel_initiated_at") else "succeeded"
+        return Job(
+            id=id_in(told, provider=_NAME, secrets=self._secrets()),
+            status=status,
+            told=str(told.get("processing_status")),
+            tag=tag,
+            output=told.get("results_url"),
+        )
+
 
 def mark_of(tag: str) -> str:
     """What stands before the keys of all requests of a batch."""
     return f"t{hashlib.sha256(tag.encode()).hexdigest()[:9]}_"
-
-
-def _job(told: Mapping[str, Any], tag: str | None = None) -> Job:
-    status: Literal["running", "succeeded", "cancelled"] = "running"
-    if told.get("processing_status") == "ended":
-        status = "cancelled" if told.get("cancel_initiated_at") else "succeeded"
-    return Job(
-        id=str(told.get("id")),
-        status=status,
-        told=str(told.get("processing_status")),
-        tag=tag,
-        output=told.get("results_url"),
-    )

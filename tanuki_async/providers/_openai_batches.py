@@ -58,7 +58,7 @@ class OpenAIBatches(Batches):
     async def _submit(self, requests: Mapping[str, Request], model: str, tag: str, http: Http) -> Job:
         content = b"".join(self._line(key, request) for key, request in requests.items())
         uploaded = await self._endpoints.upload(f"{tag}.jsonl", content, http, purpose=self._purpose)
-        return self._job(await self._create(str(uploaded["id"]), model, tag, http), tag)
+        return self._job(await self._create(self._endpoints.id_in(uploaded), model, tag, http), tag)
 
     def _line(self, key: str, request: Request) -> bytes:
         begin = b'{"custom_id":%b,"method":"POST","url":%b,"body":' % (quote(key), quote(CHAT))
@@ -89,7 +89,7 @@ class OpenAIBatches(Batches):
         status: Any = ENDS.get(told.lower(), "running")
         files = [str(found[name]) for name in ("output_file_id", "error_file_id") if found.get(name)]
         return Job(
-            id=str(found.get("id")),
+            id=self._endpoints.id_in(found),
             status=status,
             told=told,
             tag=tag or part(found, "metadata").get(TAG),

@@ -36,15 +36,15 @@ class OpenAITuning(Tuning):
         return latest(await self._tagged(tag, http))
 
     async def get(self, id: str, http: Http) -> Job:  # noqa: A002
-        return _job(await self._endpoints.get(f"/fine_tuning/jobs/{id}", http))
+        return self._job(await self._endpoints.get(f"/fine_tuning/jobs/{id}", http))
 
     async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
-        return _job(await self._endpoints.post(f"/fine_tuning/jobs/{id}/cancel", None, http))
+        return self._job(await self._endpoints.post(f"/fine_tuning/jobs/{id}/cancel", None, http))
 
     async def jobs(self, http: Http) -> list[Job]:
         listed = await self._endpoints.listed("/fine_tuning/jobs", http)
         listed.sort(key=lambda each: str(each.get("created_at")), reverse=True)
-        return [_job(each) for each in listed]
+        return [self._job(each) for each in listed]
 
     async def events(self, id: str, http: Http) -> list[str]:  # noqa: A002
         listed = await self._endpoints.listed(f"/fine_tuning/jobs/{id}/events", http)
@@ -57,7 +57,7 @@ class OpenAITuning(Tuning):
             files = await self._endpoints.listed("/files", http, {"purpose": "fine-tune"})
             ours = {each.get("id") for each in files if each.get("filename") == f"{tag}.jsonl"}
             found = [each for each in listed if each.get("training_file") in ours]
-        return [Dated(str(each.get("created_at")), _job(each, tag)) for each in found]
+        return [Dated(str(each.get("created_at")), self._job(each, tag)) for each in found]
 
     async def _create(self, training: Training, http: Http) -> Job:
         body: dict[str, JsonValue] = {
@@ -76,7 +76,7 @@ class OpenAITuning(Tuning):
             body["seed"] = training.seed
         while True:
             try:
-                return _job(await self._endpoints.post("/fine_tuning/jobs", body, http), training.tag)
+                return self._job(await self._endpoints.post("/fine_tuning/jobs", body, http), training.tag)
             except ProviderError as error:
                 if not self._concede(error, body):
                     raise
@@ -90,7 +90,21 @@ class OpenAITuning(Tuning):
 
     async def _upload(self, name: str, lines: tuple[bytes, ...], http: Http) -> str:
         content = b"".join(line + b"\n" for line in lines)
-        return str((await self._endpoints.upload(f"{name}.jsonl", content, http, purpose="fine-tune"))["id"])
+        return self._endpoints.id_in(await self._endpoints.upload(f"{name}.jsonl", content, http, purpose="fine-tune"))
+
+    def _job(self, found: Object, tag: str | None = None) -> Job:
+        """Read a job. A word that is not known is no end."""
+        told = str(found.get("status"))
+        status: Any = ENDS.get(told, "running")
+        message = part(found, "error").get("message")
+        return Job(
+            id=self._endpoints.id_in(found),
+            status=status,
+            told=told,
+            tag=tag or part(found, "metadata").get(TAG),
+            model=found.get("fine_tuned_model") if status == "succeeded" else None,
+            reason=clip(str(message)) if message else None,
+        )
 
 
 def _is_tagged(found: Object, tag: str) -> bool:
@@ -98,19 +112,4 @@ def _is_tagged(found: Object, tag: str) -> bool:
         return bool(metadata[TAG] == tag)
     return tag in (found.get("suffix"), found.get("user_provided_suffix")) or (
         f":{tag}:" in str(found.get("fine_tuned_model"))
-    )
-
-
-def _job(found: Object, tag: str | None = None) -> Job:
-    """Read a job. A word that is not known is no end."""
-    told = str(found.get("status"))
-    status: Any = ENDS.get(told, "running")
-    message = part(found, "error").get("message")
-    return Job(
-        id=str(found.get("id")),
-        status=status,
-        told=told,
-        tag=tag or part(found, "metadata").get(TAG),
-        model=found.get("fine_tuned_model") if status == "succeeded" else None,
-        reason=clip(str(message)) if message else None,
     )

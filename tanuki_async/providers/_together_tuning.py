@@ -42,16 +42,18 @@ class TogetherFiles:
         headers = Headers({**endpoints.headers(), "content-type": "application/x-www-form-urlencoded"})
         reply = await endpoints.send("POST", endpoints.url("/files"), headers, urlencode(form).encode(), http)
         if reply.status == 409:
-            return str(_known_file(endpoints.read_any(reply)))
+            if not (known := _known_file(endpoints.read_any(reply))):
+                raise endpoints.error(reply)
+            return str(known)
         if reply.status == 302 and (file := reply.headers.get("x-together-file-id")):
             await self._put(reply.headers.get("location", ""), content, http)
             return str((await endpoints.post(f"/files/{file}/preprocess", None, http)).get("id") or file)
         if reply.status in (200, 201):
-            return str(endpoints.read(reply)["id"])
+            return endpoints.id_in(endpoints.read(reply))
         if reply.status not in (400, 404, 415, 422):
             raise endpoints.error(reply)
         plain = await endpoints.upload(name, content, http, purpose=purpose, file_name=name, file_type="jsonl")
-        return str(plain["id"])
+        return endpoints.id_in(plain)
 
     async def _put(self, address: str, content: bytes, http: Http) -> None:
         """Hand the bytes to the store. The address is a secret of its own, and the store must not see the key."""
@@ -92,7 +94,7 @@ class TogetherTuning(Tuning):
 
     async def get(self, id: str, http: Http) -> Job:  # noqa: A002
         found = await self._endpoints.get(f"/fine-tunes/{id}", http)
-        job = _job(found)
+        job = self._job(found)
         if job.status == "succeeded" and await self._answers(_name(found), http):
             return replace(job, model=_name(found), reason=None)
         return job
@@ -106,12 +108,12 @@ class TogetherTuning(Tuning):
         return model in [each.get("id") for each in listed]
 
     async def cancel(self, id: str, http: Http) -> Job:  # noqa: A002
-        return _job(await self._endpoints.post(f"/fine-tunes/{id}/cancel", None, http))
+        return self._job(await self._endpoints.post(f"/fine-tunes/{id}/cancel", None, http))
 
     async def jobs(self, http: Http) -> list[Job]:
         listed = await self._endpoints.listed("/fine-tunes", http)
         listed.sort(key=lambda each: str(each.get("created_at")), reverse=True)
-        return [_job(each) for each in listed]
+        return [self._job(each) for each in listed]
 
     async def events(self, id: str, http: Http) -> list[str]:  # noqa: A002
         listed = await self._endpoints.listed(f"/fine-tunes/{id}/events", http)
@@ -121,7 +123,7 @@ class TogetherTuning(Tuning):
     async def _tagged(self, tag: str, http: Http) -> list[Dated]:
         listed = await self._endpoints.listed("/fine-tunes", http)
         found = [each for each in listed if _tag_of(each) == tag]
-        return [Dated(str(each.get("created_at")), _job(each)) for each in found]
+        return [Dated(str(each.get("created_at")), self._job(each)) for each in found]
 
     async def _create(self, training: Training, http: Http) -> Job:
         file = await self._upload(training.tag, training.lines, http)
@@ -143,7 +145,7 @@ class TogetherTuning(Tuning):
             body["n_evals"] = 1
         if training.seed is not None:
             body["random_seed"] = training.seed
-        return _job(await self._endpoints.post("/fine-tunes", body, http))
+        return self._job(await self._endpoints.post("/fine-tunes", body, http))
 
     async def _adapter(self, base: str, http: Http) -> JsonValue:
         """Choose the rank that the model's own default is, and twice as much for alpha."""
@@ -156,6 +158,19 @@ class TogetherTuning(Tuning):
 
     async def _upload(self, name: str, lines: tuple[bytes, ...], http: Http) -> str:
         return await self._files.upload(f"{name}.jsonl", b"".join(line + b"\n" for line in lines), "fine-tune", http)
+
+    def _job(self, found: Object) -> Job:
+        """Read a training. A word that is not known is no end."""
+        told = str(found.get("status"))
+        status: Any = ENDS.get(told, "running")
+        return Job(
+            id=self._endpoints.id_in(found),
+            status=status,
+            told=told,
+            tag=_tag_of(found),
+            model=None,
+            reason=_reason(found, status),
+        )
 
 
 def _known_file(found: Object) -> Any:
@@ -170,15 +185,6 @@ def _tag_of(found: Object) -> str | None:
     base, name = str(found.get("model", "")).rpartition("/")[2], str(found.get("model_output_name", ""))
     tag = name.rpartition("/")[2].removeprefix(f"{base}-").rpartition("-")[0]
     return tag or None
-
-
-def _job(found: Object) -> Job:
-    """Read a training. A word that is not known is no end."""
-    told = str(found.get("status"))
-    status: Any = ENDS.get(told, "running")
-    return Job(
-        id=str(found.get("id")), status=status, told=told, tag=_tag_of(found), model=None, reason=_reason(found, status)
-    )
 
 
 def _reason(found: Object, status: str) -> str | None:

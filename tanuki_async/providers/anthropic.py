@@ -53,6 +53,7 @@ class Anthropic(Chats):
             address=lambda path: (self._address(path), self._headers or self._make_headers()),
             body=lambda request: self._messages.bodies.encode(request, self._abilities(request.model)),
             failure=lambda reply: self._error(reply, _NO_MODEL),
+            secrets=lambda: self._secrets,
         )
 
     def _form(self, model: Model) -> Form:
@@ -75,6 +76,9 @@ class Anthropic(Chats):
         if token := (self._auth_token or os.environ.get("ANTHROPIC_AUTH_TOKEN") or "").strip():
             return {"authorization": f"Bearer {token}"}
         raise self._no_key()
+
+    def _key_variables(self) -> str:
+        return f"{self._key_variable} or ANTHROPIC_AUTH_TOKEN"
 
     def _key_source(self) -> str | None:
         if self._auth_token is not None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from tanuki_async._errors import ProviderError, ProviderUnreachableError, RequestRejectedError, SettingsError
+from tanuki_async._errors import (
+    ProviderError,
+    ProviderUnreachableError,
+    RequestRejectedError,
+    SettingsError,
+)
 from tanuki_async._records import Completion, Limits, Model, Reply, Request, Usage
 from tanuki_async.abc import Http, Provider
 from tanuki_async.providers import _bedrock_converse, _bedrock_invoke, _bedrock_models, _bedrock_stream
@@ -22,13 +26,11 @@ from tanuki_async.providers._bedrock_batches import BedrockBatches
 from tanuki_async.providers._bedrock_control import Control
 from tanuki_async.providers._bedrock_tuning import BedrockTuning
 from tanuki_async.providers._chunks import whole_reply
+from tanuki_async.providers._concessions import MOST, Concessions
 from tanuki_async.providers._secrets import Headers, secrets_in, without
 
 __all__ = ["Bedrock"]
 
-logger = logging.getLogger("tanuki_async.providers")
-
-_MOST_CONCESSIONS = 8
 _TEXTS_AT_ONCE = 8
 """Texts of one batch that are embedded at the same time; Titan takes one in a request."""
 
@@ -77,7 +79,7 @@ class Bedrock(Provider):
         self._models = dict(models or {})
         self._dimensions, self._normalize = dimensions, normalize
         self._converse = _bedrock_converse.Converse()
-        self._learned: dict[str, tuple[Model, Taken]] = {}
+        self._concessions = Concessions[Taken](name, Taken.of)
         control = Control(self._account, name)
         self.tuning = BedrockTuning(control, bucket=tuning_bucket, role=tuning_role, teacher=tuning_teacher)
         self.batches = BedrockBatches(control, name=name, bucket=tuning_bucket, role=tuning_role, how=self._format)
@@ -98,13 +100,13 @@ class Bedrock(Provider):
             return how.read(reply, self.name, model.name)
         concessions = 0
         while True:
-            taken = self._taken(model)
+            taken = self._concessions.of(model)
             body = self._converse.encode(request, taken)
             try:
                 reply = await self._post(http, model, "converse", body)
             except RequestRejectedError as error:
                 concessions += 1
-                if concessions > _MOST_CONCESSIONS or not self._learn(model, taken, error, body):
+                if concessions > MOST or not self._concessions.learn(model, taken, error, body):
                     raise
             else:
                 return _bedrock_converse.completion_from(reply, provider=self.name, model=model.name)
@@ -119,7 +121,7 @@ class Bedrock(Provider):
             return
         concessions = 0
         while True:
-            taken = self._taken(model)
+            taken = self._concessions.of(model)
             body = self._converse.encode(request, taken)
             try:
                 async with aclosing(self._stream(http, model, taken, body)) as pieces:
@@ -128,7 +130,7 @@ class Bedrock(Provider):
                 return
             except RequestRejectedError as error:
                 concessions += 1
-                if concessions > _MOST_CONCESSIONS or not self._learn(model, taken, error, body):
+                if concessions > MOST or not self._concessions.learn(model, taken, error, body):
                     raise
 
     async def embed(self, model: Model, texts: Sequence[str], http: Http) -> tuple[list[list[float]], Usage]:
@@ -166,23 +168,6 @@ class Bedrock(Provider):
             known = ", ".join(["converse", *_bedrock_invoke.FORMATS])
             raise SettingsError(f"{model}: Bedrock has no wire_format {model.wire_format!r}; it has {known}")
         return found
-
-    def _taken(self, model: Model) -> Taken:
-        known = self._learned.get(model.name)
-        if known is None or (known[0] is not model and known[0] != model):
-            known = self._learned[model.name] = (model, Taken.of(model))
-        return known[1]
-
-    def _learn(self, model: Model, sent: Taken, error: RequestRejectedError, body: bytes) -> bool:
-        """Give way to the complaint, if it is one that can be met; True if it makes sense to ask again."""
-        if self._taken(model) is not sent:
-            return True  # another call learned meanwhile; see whether that was it
-        concession = sent.without(error, body)
-        if concession is None:
-            return False
-        self._learned[model.name] = (model, concession[0])
-        logger.warning("%s does not take %s; asking without it from now on", model, concession[1])
-        return True
 
     async def _post(self, http: Http, model: Model, action: str, body: bytes) -> Reply:
         """Make one exchange. Whatever is not a success is raised."""

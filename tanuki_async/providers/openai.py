@@ -78,6 +78,11 @@ class OpenAICompatible(Chats):
         made._key_variable, made._needs_key = f"{name.upper()}_API_KEY", not server.local
         return made
 
+    def _written(self, argument: str) -> str:
+        if type(self) is not OpenAICompatible or self._default_url is None:
+            return super()._written(argument)
+        return f"Tanuki(providers=[OpenAICompatible({self._default_url!r}, name={self.name!r}, {argument})])"
+
     def model(self, name: str) -> Model:
         model = super().model(name)
         return replace(model, endpoint="responses") if self._responses else model

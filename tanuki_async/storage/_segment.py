@@ -7,37 +7,18 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tanuki_async._bloom import Bloom, BloomError
 from tanuki_async.abc import Appended
 from tanuki_async.storage._files import is_at, lock, open_locked, replacing, sync_data, translated, unlock, write_all
+from tanuki_async.storage._position import ANCHOR, Position, read
 from tanuki_async.storage._seen import Counted, Filter, Index, Newest
 
-__all__ = ["Segment", "batches"]
-
-_CHUNK = 1 << 20
-_ANCHOR = 512
 _SAVE_EVERY = 50_000
 _SAVED = struct.Struct("<8sQQ512sI")  # magic, covered bytes, lines, the last bytes before, checksum of these
 _MAGIC = b"tanuki01"
-
-
-@dataclass(slots=True)
-class _Position:
-    """How far an index has read. `anchor` is the end of what it read, to notice a file that was replaced."""
-
-    index: Index
-    offset: int = 0
-    lines: int = 0
-    anchor: bytes = b""
-
-    def move(self, lines: int, size: int, tail: bytes) -> None:
-        self.offset += size
-        self.lines += lines
-        self.anchor = (self.anchor + tail)[-_ANCHOR:]
 
 
 class _Unchanged(Exception):  # noqa: N818  # no error: there is nothing to rewrite
@@ -56,9 +37,9 @@ class Segment:
         self._saved_path = path.with_suffix(".bloom")
         self._mutex = threading.RLock()
         self._descriptor: int | None = None
-        self._filter: _Position | None = None
-        self._newest: _Position | None = None
-        self._counted: _Position | None = None
+        self._filter: Position | None = None
+        self._newest: Position | None = None
+        self._counted: Position | None = None
         self._saved_lines: int = 0
         self._saving = threading.Lock()
 
@@ -92,7 +73,7 @@ class Segment:
             try:
                 gone = 0
                 with contextlib.suppress(_Unchanged), replacing(self._path) as draft:
-                    for lines, _ in _read(descriptor, 0, os.fstat(descriptor).st_size):
+                    for lines, _ in read(descriptor, 0, os.fstat(descriptor).st_size):
                         kept = change(lines)
                         gone += len(lines) - len(kept)
                         write_all(draft, b"".join([line + b"\n" for line in kept]))
@@ -111,10 +92,10 @@ class Segment:
             if not self._path.exists():
                 self._saved_path.unlink(missing_ok=True)
                 return 0
-            self._filter, self._newest, self._counted, self._saved_lines = _Position(Filter()), None, None, 0
+            self._filter, self._newest, self._counted, self._saved_lines = Position(Filter()), None, None, 0
             descriptor = self._lock()
             try:
-                _follow(descriptor, self._filter, os.fstat(descriptor).st_size)
+                self._filter.follow(descriptor, os.fstat(descriptor).st_size)
             finally:
                 unlock(descriptor)
             lines = self._filter.lines
@@ -130,10 +111,10 @@ class Segment:
             position = self._load(None)
             if not position.offset:
                 return "the filter cannot be read"
-            if not _is_valid(file.fileno(), position):
+            if not position.is_valid(file.fileno()):
                 return "the filter belongs to other data"
             lines = 0
-            for batch, _ in _read(file.fileno(), 0, position.offset):
+            for batch, _ in read(file.fileno(), 0, position.offset):
                 lines += len(batch)
                 if position.index.fresh(batch)[0]:
                     return "the filter does not know all lines that it covers"
@@ -145,7 +126,7 @@ class Segment:
             descriptor = self._lock()
             try:
                 size = os.fstat(descriptor).st_size
-                whole = sum(read for _, read in _read(descriptor, 0, size))
+                whole = sum(taken for _, taken in read(descriptor, 0, size))
                 if aside is not None and whole < size:
                     aside(os.pread(descriptor, size - whole, whole))
                     os.ftruncate(descriptor, whole)
@@ -164,11 +145,11 @@ class Segment:
             except FileNotFoundError:
                 return 0
             try:
-                start = position if _is_valid(descriptor, position) else _Position(Counted())
+                start = position if position.is_valid(descriptor) else Position(Counted())
                 if start.offset == os.fstat(descriptor).st_size:
                     return start.lines
-                self._counted = _Position(Counted(), start.offset, start.lines, start.anchor)
-                _follow(descriptor, self._counted, os.fstat(descriptor).st_size)
+                self._counted = Position(Counted(), start.offset, start.lines, start.anchor)
+                self._counted.follow(descriptor, os.fstat(descriptor).st_size)
                 return self._counted.lines
             finally:
                 os.close(descriptor)
@@ -212,16 +193,16 @@ class Segment:
         self._descriptor = open_locked(self._path)
         return self._descriptor
 
-    def _position(self, *, latest: bool) -> _Position:
+    def _position(self, *, latest: bool) -> Position:
         if latest:
-            self._newest = self._newest or _Position(Newest())
+            self._newest = self._newest or Position(Newest())
             return self._newest
         if self._filter is None:
             self._filter = self._load(None)
             self._saved_lines = self._filter.lines
         return self._filter
 
-    def _load(self, index: Index | None) -> _Position:
+    def _load(self, index: Index | None) -> Position:
         """Begin where the saved filter ends; with `index` given, only its place is read, not the filter."""
         try:
             with self._saved_path.open("rb") as file:
@@ -229,23 +210,23 @@ class Segment:
                 magic, offset, lines, anchor, checksum = _SAVED.unpack(head)
                 if magic != _MAGIC or checksum != zlib.crc32(head[:-4]):
                     raise BloomError("torn")
-                anchor = anchor[-min(offset, _ANCHOR) :] if offset else b""
-                return _Position(index or Filter(Bloom.load(file)), offset, lines, anchor)
+                anchor = anchor[-min(offset, ANCHOR) :] if offset else b""
+                return Position(index or Filter(Bloom.load(file)), offset, lines, anchor)
         except (OSError, struct.error, BloomError):
-            return _Position(index or Filter())  # missing, torn or of another version: read the data
+            return Position(index or Filter())  # missing, torn or of another version: read the data
 
-    def _catch_up(self, descriptor: int, position: _Position) -> bool:
+    def _catch_up(self, descriptor: int, position: Position) -> bool:
         """Read what others appended, and cut off a line that a killed writer did not finish. Needs the lock."""
-        if not _is_valid(descriptor, position):
+        if not position.is_valid(descriptor):
             position = self._restart(position)
         before, size = position.offset, os.fstat(descriptor).st_size
         if before < size:
-            _follow(descriptor, position, size)
+            position.follow(descriptor, size)
         if position.offset < size:
             os.ftruncate(descriptor, position.offset)
         return position.offset > before
 
-    def _restart(self, position: _Position) -> _Position:
+    def _restart(self, position: Position) -> Position:
         position.index = type(position.index)()
         position.offset = position.lines = 0
         self._saved_lines = 0
@@ -253,7 +234,7 @@ class Segment:
         self._counted = None
         return position
 
-    def _write(self, descriptor: int, position: _Position, fresh: list[bytes]) -> None:
+    def _write(self, descriptor: int, position: Position, fresh: list[bytes]) -> None:
         data = b"\n".join((*fresh, b""))
         try:
             write_all(descriptor, data)
@@ -261,53 +242,11 @@ class Segment:
         except BaseException:
             os.ftruncate(descriptor, position.offset)
             raise
-        position.move(len(fresh), len(data), data[-_ANCHOR:])
+        position.move(len(fresh), len(data), data[-ANCHOR:])
 
 
-def _saved(position: _Position) -> Iterator[bytes | memoryview]:
+def _saved(position: Position) -> Iterator[bytes | memoryview]:
     assert isinstance(position.index, Filter)
-    head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(_ANCHOR, b"\0"), 0)[:-4]
+    head = _SAVED.pack(_MAGIC, position.offset, position.lines, position.anchor.rjust(ANCHOR, b"\0"), 0)[:-4]
     yield head + struct.pack("<I", zlib.crc32(head))
     yield from position.index.bloom.dump()
-
-
-def batches(path: Path, start: int) -> Generator[list[bytes]]:
-    """Read the whole lines that the file has now, a megabyte at a time, leaving out the first `start`."""
-    with translated("read", path):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
-            for lines, _ in _read(descriptor, 0, os.fstat(descriptor).st_size):
-                if start < len(lines):
-                    yield lines[start:]
-                start = max(start - len(lines), 0)
-        finally:
-            os.close(descriptor)
-
-
-def _read(descriptor: int, offset: int, end: int) -> Iterator[tuple[list[bytes], int]]:
-    """Read whole lines and how many bytes they took; stops before a line without its end."""
-    rest: list[bytes] = []
-    while offset < end and (chunk := os.pread(descriptor, min(_CHUNK, end - offset), offset)):
-        offset += len(chunk)
-        cut = chunk.rfind(b"\n") + 1
-        if not cut:
-            rest.append(chunk)  # a line longer than a chunk
-            continue
-        whole = b"".join((*rest, chunk[:cut]))
-        rest = [chunk[cut:]]
-        yield whole[:-1].split(b"\n"), len(whole)
-
-
-def _follow(descriptor: int, position: _Position, end: int) -> None:
-    for lines, size in _read(descriptor, position.offset, end):
-        position.index.feed(lines)
-        position.move(len(lines), size, (b"\n".join(lines[-_ANCHOR:]) + b"\n")[-_ANCHOR:])
-
-
-def _is_valid(descriptor: int, position: _Position) -> bool:
-    """Tell whether what was read is still there, not cut off or replaced."""
-    length = len(position.anchor)
-    return os.pread(descriptor, length, position.offset - length) == position.anchor

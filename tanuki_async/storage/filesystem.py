@@ -23,7 +23,8 @@ from tanuki_async.storage._files import locked, make_directory, need_locks, repl
 from tanuki_async.storage._leases import Held
 from tanuki_async.storage._mending import findings
 from tanuki_async.storage._names import check
-from tanuki_async.storage._segment import Segment, batches
+from tanuki_async.storage._position import batches
+from tanuki_async.storage._segment import Segment
 
 __all__ = ["FilesystemStorage"]
 

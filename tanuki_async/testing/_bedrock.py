@@ -1,4 +1,4 @@
-"""Bedrock's wire format from the server's side: Converse, its stream, and Titan's embeddings."""
+"""Bedrock's wire format from the server's side: Converse, its stream, and Titan's texts and embeddings."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from tanuki_async._records import JsonSchema, Reply
 from tanuki_async.providers._aws_events import write
 from tanuki_async.testing._http import HttpConnection
 from tanuki_async.testing._streaming import Streaming
+from tanuki_async.testing._strict import RefusedError
 from tanuki_async.testing.answers import Answer, ChatRequest, EmbeddingRequest, count_usage, tokens
 
 _PATH = re.compile(r"^/v1/model/(?P<model>[^/]+)/(?P<action>converse|converse-stream|invoke)$")
+_SPEAKER = re.compile(r"^(User|Bot):", re.MULTILINE)
+_ROLES = {"User": "user", "Bot": "assistant"}
+_ENDS = {"stop": "FINISH", "length": "LENGTH", "content_filter": "CONTENT_FILTERED", "tool_calls": "FINISH"}
 _REASONS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered", "tool_calls": "tool_use"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConverseRequest(ChatRequest):
     """A question that came through Converse. `body` has `stream` set where it came through ConverseStream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TitanTextRequest(ChatRequest):
+    """A question to Titan Text, whose format is a dialogue in one text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +43,15 @@ def is_bedrock(path: str) -> bool:
     return _PATH.match(path) is not None
 
 
-def read(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> ConverseRequest | TitanRequest:
-    """Read a request of which `is_bedrock` is true."""
+def read(
+    path: str, body: Mapping[str, Any], headers: Mapping[str, str]
+) -> ConverseRequest | TitanTextRequest | TitanRequest:
+    """Read a request of which `is_bedrock` is true. RefusedError for a format that is not spoken here."""
     found = _PATH.match(path)
     assert found is not None
     model = unquote(found["model"])
     if found["action"] == "invoke":
-        dimensions = body.get("dimensions")
-        return TitanRequest(
-            model=model, texts=(body.get("inputText", ""),), dimensions=dimensions, body=body, headers=headers
-        )
+        return _read_titan(model, body, headers)
     system = [{"role": "system", "content": block["text"]} for block in body.get("system", ())]
     turns = [{"role": each["role"], "content": each["content"]} for each in body.get("messages", ())]
     name, schema = _wanted(body)
@@ -54,11 +62,35 @@ def read(path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> Conv
     )
 
 
-def reply(asked: ConverseRequest | TitanRequest, answer: Answer | Sequence[Sequence[float]], number: int) -> Reply:
+def _read_titan(model: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> TitanTextRequest | TitanRequest:
+    text = body.get("inputText")
+    if not isinstance(text, str):
+        raise RefusedError(f"Of what is invoked, only Titan is spoken here: inputText, not {', '.join(body)}.")
+    if "textGenerationConfig" not in body and not text.endswith("Bot:"):
+        return TitanRequest(model=model, texts=(text,), dimensions=body.get("dimensions"), body=body, headers=headers)
+    system, *said = _SPEAKER.split(text)
+    turns = [{"role": _ROLES[who], "content": told.strip()} for who, told in zip(said[::2], said[1::2], strict=True)]
+    return TitanTextRequest(
+        model=model, messages=[{"role": "system", "content": system.strip()}, *turns[:-1]], body=body, headers=headers
+    )
+
+
+def reply(
+    asked: ConverseRequest | TitanTextRequest | TitanRequest, answer: Answer | Sequence[Sequence[float]], number: int
+) -> Reply:
     """Write what is answered at once."""
     if isinstance(asked, TitanRequest):
         vectors = cast("Sequence[Sequence[float]]", answer)
         body: dict[str, Any] = {"embedding": list(vectors[0]), "inputTextTokenCount": tokens(asked.texts[0])}
+    elif isinstance(asked, TitanTextRequest):
+        assert isinstance(answer, Answer)
+        usage = count_usage(asked.messages, answer)
+        said = {
+            "tokenCount": usage.output_tokens,
+            "outputText": answer.text or "",
+            "completionReason": "CONTENT_FILTERED" if answer.refusal is not None else _ENDS[answer.finish_reason],
+        }
+        body = {"inputTextTokenCount": usage.input_tokens, "results": [said]}
     else:
         assert isinstance(answer, Answer)
         message = {"role": "assistant", "content": _content(asked, answer)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,6 +19,22 @@ _FORMATS = {
     "ipv6": "::1",
     "uuid": "00000000-0000-4000-8000-000000000000",
 }
+
+
+_TOLD = "JSON schema of the answer:\n"
+
+
+def told_schema(system: str) -> JsonSchema | None:
+    """Return the schema at the end of our own instructions: with all constraints, of which a wire format may say fewer.
+
+    None where these instructions are somebody else's.
+    """
+    _, told, text = system.rpartition(_TOLD)
+    try:
+        schema: Any = json.loads(text) if told else None
+    except ValueError:
+        return None
+    return cast("JsonSchema", schema) if isinstance(schema, dict) else None
 
 
 def simplest(schema: JsonSchema, root: JsonSchema | None = None, depth: int = 0) -> JsonValue:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
-import socket
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
 
 from tanuki_async._records import JsonValue, Reply
-from tanuki_async.testing import _anthropic, _bedrock, _openai, _responses
+from tanuki_async.testing import _openai, _vendors
 from tanuki_async.testing._http import HttpConnection, HttpRequest, encode_response
-from tanuki_async.testing._plainest import simplest
-from tanuki_async.testing._streaming import BrokenOffError, Streaming, is_streamed, joined, pieces_of
-from tanuki_async.testing._strict import RefusedError, check_chat, check_embedding
-from tanuki_async.testing._strict_anthropic import check_message
+from tanuki_async.testing._listening import Listening
+from tanuki_async.testing._plainest import simplest, told_schema
+from tanuki_async.testing._streaming import BrokenOffError, is_streamed, joined, pieces_of
+from tanuki_async.testing._strict import RefusedError
+from tanuki_async.testing._vendors import CHAT, CHATS, EMBEDDINGS, MODELS, fixture_reply
 from tanuki_async.testing.answers import (
     ChatRequest,
     EmbeddingRequest,
@@ -31,13 +29,11 @@ from tanuki_async.testing.answers import (
 
 __all__ = ["LoopbackServer"]
 
-CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
-RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 _UNSET: Any = object()
 
 
-class LoopbackServer:
-    """Speaks OpenAI's format (chat completions, responses, embeddings, models) and Anthropic's messages on 127.0.0.1.
+class LoopbackServer(Listening):
+    """Speaks OpenAI's format (chat completions, responses, embeddings, models), Anthropic's and Bedrock's on 127.0.0.1.
 
     `answer` tells what a chat is answered: a callable (plain or async) that gets the ChatRequest, a list or iterator
     of answers, or one answer for all. An answer is text (the content), another JSON value (encoded, in the envelope
@@ -66,16 +62,13 @@ class LoopbackServer:
         keep: int | None = None,
         port: int = 0,
     ) -> None:
+        super().__init__(port)
         self._chat = Script(_plainest if answer is _UNSET else answer)
         self._embedding = Script(_word_vectors if embedding is _UNSET else embedding)
         self._raw: dict[tuple[str, str], Script] = {}
         self.latency, self.pause, self.streams, self.strict = latency, pause, streams, strict
-        self._api_key, self._models, self._port = api_key, tuple(models), port
+        self._api_key, self._models = api_key, tuple(models)
         self._headers = {"content-type": "application/json", **(headers or {})}
-        self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-        self._open: set[HttpConnection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self.failures: list[BaseException] = []
         self.requests: deque[ChatRequest | EmbeddingRequest | HttpRequest] = deque(maxlen=keep)
@@ -84,55 +77,6 @@ class LoopbackServer:
         """Requests that came in all."""
         self.in_flight = 0
         self.max_in_flight = 0
-        self.connections_made = 0
-
-    @property
-    def url(self) -> str:
-        """The base URL that a client is given; ends in /v1."""
-        if self._port == 0:
-            raise RuntimeError("the server has no address yet: write `async with LoopbackServer(...) as server:`")
-        return f"http://127.0.0.1:{self._port}/v1"
-
-    @property
-    def connections(self) -> int:
-        """Connections open now."""
-        return len(self._open)
-
-    async def start(self) -> None:
-        """Listen."""
-        if self._server is not None:
-            raise RuntimeError("the server is running")
-        self._server = await asyncio.get_running_loop().create_server(self._connect, sock=self._bind(), backlog=4096)
-
-    def _bind(self) -> socket.socket:
-        bound, self._socket = self._socket, None
-        if bound is None:
-            bound = socket.create_server(("127.0.0.1", self._port), backlog=4096)
-            self._port = bound.getsockname()[1]
-        return bound
-
-    async def aclose(self) -> None:
-        """Stop listening and cut what is open. Safe to call twice."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        for connection in list(self._open):
-            connection.close(at_once=True)
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        await self.aclose()
-        if kind is None:
-            self.raise_failure()
 
     @classmethod
     @contextmanager
@@ -142,19 +86,8 @@ class LoopbackServer:
         Its answerers run in that thread. Entering never waits, so it may be done on a running loop; leaving does.
         """
         server = cls(answer, **options)
-        server._socket = server._bind()  # clients may connect from now on
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever, name="tanuki-loopback", daemon=True)
-        started = asyncio.run_coroutine_threadsafe(server.start(), loop)
-        thread.start()
-        try:
+        with server._on_own_loop():
             yield server
-        finally:
-            started.result()
-            asyncio.run_coroutine_threadsafe(server.aclose(), loop).result()
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
-            loop.close()
         server.raise_failure()
 
     def put(self, *answers: object) -> None:
@@ -173,7 +106,7 @@ class LoopbackServer:
         request = fixture.get("request", {})
         method, path = request.get("method", "POST"), request.get("path", CHAT)
         reply = fixture_reply(fixture, body=body)
-        if method == "POST" and path in _FACES:
+        if method == "POST" and path in CHATS:
             self._chat.put(reply)
         elif (method, path) == ("POST", EMBEDDINGS):
             self._embedding.put(reply)
@@ -209,16 +142,6 @@ class LoopbackServer:
             failures, self.failures = self.failures, []
             raise failures[0]
 
-    def _connect(self) -> HttpConnection:
-        return HttpConnection(self._on_request, self._on_change)
-
-    def _on_change(self, connection: HttpConnection, opened: bool) -> None:
-        if opened:
-            self._open.add(connection)
-            self.connections_made += 1
-        else:
-            self._open.discard(connection)
-
     def _on_request(self, connection: HttpConnection, request: HttpRequest) -> None:
         self.served += 1
         self.in_flight += 1
@@ -229,9 +152,7 @@ class LoopbackServer:
         try:
             asked, answer = self._ask(request)
         except RefusedError as error:
-            fault = Fault.status(400, message=error.message, param=error.param, code=error.code)
-            fault = fault if error.code != "invalid_api_key" else _BAD_KEY
-            self._send(connection, _anthropic.fault_of(fault) if request.path == MESSAGES else fault)
+            self._send(connection, _vendors.refusal(error, request.path))
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
             self._send(connection, self._failed(error))
@@ -249,32 +170,18 @@ class LoopbackServer:
         if route in self._raw:
             self.requests.append(request)
             return request, self._raw[route].next_answer(request)
-        if request.method == "POST" and _bedrock.is_bedrock(request.path):
-            return self._ask_bedrock(request)
-        if request.method == "POST" and request.path in _FACES:
-            read, check = _FACES[request.path]
-            chat = read(_json_body(request), request.headers)
-            self.requests.append(chat)
-            self._check(lambda body: check(body, request.headers), chat.body)
-            return chat, self._next_chat(chat)
-        if route == ("POST", EMBEDDINGS):
-            texts = _openai.read_embedding(_json_body(request), request.headers)
-            self.requests.append(texts)
-            self._check(check_embedding, texts.body)
-            return texts, self._embedding.next_answer(texts)
-        self.requests.append(request)
-        if route == ("GET", MODELS):
-            return request, self._reply(_openai.write_models(self._models))
-        return request, Fault.status(
-            404, message=f"Unknown request URL: {request.method} {request.path}", code="unknown_url"
-        )
-
-    def _ask_bedrock(self, request: HttpRequest) -> tuple[object, object]:
-        asked = _bedrock.read(request.path, _json_body(request), request.headers)
+        asked = _vendors.read(request)
         self.requests.append(asked)
-        if isinstance(asked, EmbeddingRequest):
-            return asked, self._embedding.next_answer(asked)
-        return asked, self._next_chat(asked)
+        if isinstance(asked, HttpRequest):
+            return asked, self._other(asked)
+        _vendors.check(asked, strict=self.strict, streams=self.streams)
+        return asked, self._next_chat(asked) if isinstance(asked, ChatRequest) else self._embedding.next_answer(asked)
+
+    def _other(self, request: HttpRequest) -> Reply | Fault:
+        if (request.method, request.path) == ("GET", MODELS):
+            body = _openai.write_models(self._models)
+            return _vendors.success(body, number=self.served, headers=self._headers)
+        return Fault.status(404, message=f"Unknown request URL: {request.method} {request.path}", code="unknown_url")
 
     def _next_chat(self, chat: ChatRequest) -> object:
         answer = self._chat.next_answer(chat)
@@ -282,12 +189,6 @@ class LoopbackServer:
             pieces = cast("AsyncIterator[object]", answer)
             return pieces if chat.body.get("stream") else joined(pieces)
         return answer
-
-    def _check(self, check: Callable[[Mapping[str, Any]], None], body: Mapping[str, Any]) -> None:
-        if body.get("stream") and not self.streams:
-            raise RefusedError("this server does not stream", "stream", "unsupported_parameter")
-        if self.strict:
-            check(body)
 
     def _later(self, connection: HttpConnection, asked: object, answer: object) -> None:
         async def wait() -> None:
@@ -318,10 +219,9 @@ class LoopbackServer:
     async def _stream(self, connection: HttpConnection, asked: ChatRequest, answer: object) -> None:
         whole = None if isinstance(answer, AsyncIterator) else as_answer(answer, asked.schema)
         pieces = cast("AsyncIterator[object]", answer) if whole is None else pieces_of(whole)
-        headers = {**self._headers, "x-request-id": f"req_{self.served:016x}"}
         try:
-            kind = _STREAMS.get(type(asked), Streaming)
-            await kind(connection, asked, self.served, headers).send(pieces, whole, pause=self.pause)
+            streaming = _vendors.streaming(asked, connection, number=self.served, headers=self._headers)
+            await streaming.send(pieces, whole, pause=self.pause)
         except BrokenOffError:  # the connection is being closed, which finishes the request
             return
         except Exception as error:  # noqa: BLE001  # an answerer is the test's own code; kept in `failures`
@@ -333,35 +233,9 @@ class LoopbackServer:
 
     def _finish_with(self, connection: HttpConnection, asked: object, answer: object) -> None:
         try:
-            self._send(connection, self._render(asked, answer))
+            self._send(connection, _vendors.render(asked, answer, number=self.served, headers=self._headers))
         except Exception as error:  # noqa: BLE001  # what the answerer returned cannot be sent
             self._send(connection, self._failed(error))
-
-    def _render(self, asked: object, answer: object) -> Reply | Fault:
-        if isinstance(answer, Fault) and isinstance(asked, _anthropic.MessageRequest):
-            return _anthropic.fault_of(answer)
-        if isinstance(answer, Reply | Fault):
-            return answer
-        if isinstance(asked, _bedrock.ConverseRequest):
-            return _bedrock.reply(asked, as_answer(answer, asked.schema), self.served)
-        if isinstance(asked, _bedrock.TitanRequest):
-            return _bedrock.reply(asked, cast("Sequence[Sequence[float]]", answer), self.served)
-        if isinstance(asked, _anthropic.MessageRequest):
-            body = _anthropic.write_message(asked, as_answer(answer, asked.schema), self.served)
-        elif isinstance(asked, _responses.ResponseRequest):
-            body = _responses.write(asked, as_answer(answer, asked.schema), self.served)
-        elif isinstance(asked, ChatRequest):
-            body = _openai.write_chat(asked, as_answer(answer, asked.schema), self.served)
-        elif isinstance(asked, EmbeddingRequest):
-            body = _openai.write_embeddings(asked, cast("Sequence[Sequence[float]]", answer))
-        else:
-            body = json.dumps(answer).encode()
-        return self._reply(body)
-
-    def _reply(self, body: bytes) -> Reply:
-        number = f"req_{self.served:016x}"
-        headers = {**self._headers, "x-request-id": number, "request-id": number}
-        return Reply(status=200, headers=headers, body=body)
 
     def _failed(self, error: Exception) -> Fault:
         self.failures.append(error)
@@ -392,41 +266,9 @@ def _set(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-_FACES: dict[str, tuple[Callable[..., ChatRequest], Callable[[Mapping[str, Any], Mapping[str, str]], None]]] = {
-    CHAT: (_openai.read_chat, lambda body, _: check_chat(body)),
-    RESPONSES: (_responses.read, lambda body, _: check_chat(body)),
-    MESSAGES: (_anthropic.read_message, check_message),
-}
-"""How the chats of each vendor are read, and what it refuses."""
-
-_STREAMS: dict[type[ChatRequest], type[Streaming]] = {
-    _anthropic.MessageRequest: _anthropic.MessageStreaming,
-    _responses.ResponseRequest: _responses.ResponseStreaming,
-    _bedrock.ConverseRequest: _bedrock.ConverseStreaming,
-}
-_BAD_KEY = Fault.status(401, message="Incorrect API key provided.")
-
-
-def fixture_reply(fixture: Mapping[str, Any], *, body: str | None = None) -> Reply:
-    """Make a raw HTTP answer of a recorded one: `status`, `headers` and `body`, `bodies` (one is named) or `sse`."""
-    if "sse" in fixture:
-        content = "".join(f"{event}\n\n" for event in fixture["sse"]).encode()
-    else:
-        value = fixture["bodies"][body] if body is not None else fixture["body"]
-        content = value.encode() if isinstance(value, str) else json.dumps(value).encode()
-    return Reply(status=fixture.get("status", 200), headers=fixture.get("headers", {}), body=content)
-
-
-def _json_body(request: HttpRequest) -> dict[str, Any]:
-    with suppress(ValueError):
-        body = json.loads(request.body)
-        if isinstance(body, dict):
-            return cast("dict[str, Any]", body)
-    raise RefusedError("We could not parse the JSON body of your request.", code="invalid_json")
-
-
 def _plainest(request: ChatRequest) -> JsonValue:
-    return simplest(request.schema) if request.schema is not None else "{}"
+    schema = told_schema(request.system) or request.schema
+    return simplest(schema) if schema is not None else "{}"
 
 
 def _word_vectors(request: EmbeddingRequest) -> list[list[float]]:
