@@ -18,6 +18,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 KEYS = ("testkey", "testsecret")
+VERSIONED = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 
 
 @cache
@@ -35,6 +36,8 @@ def ministack() -> str:
     _start([str(BIN / "ministack")], port, directory, GATEWAY_PORT=str(port), SERVICES="s3")
     address = f"http://127.0.0.1:{port}"
     _send("PUT", f"{address}/data")
+    _send("PUT", f"{address}/versioned")
+    _send("PUT", f"{address}/versioned?versioning", VERSIONED)
     return address
 
 
@@ -49,10 +52,10 @@ def nanio() -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def place(server: str, **more: str) -> str:
-    """A URL below which nothing is yet."""
+def place(server: str, *, bucket: str = "data", **more: str) -> str:
+    """A URL below which nothing is yet. The bucket `versioned` keeps what was deleted or replaced."""
     options = "".join(f"&{name}={value}" for name, value in more.items())
-    return f"s3://data/{uuid.uuid4().hex}?endpoint={server}&region=us-east-1{options}"
+    return f"s3://{bucket}/{uuid.uuid4().hex}?endpoint={server}&region=us-east-1{options}"
 
 
 def _start(command: list[str], port: int, directory: str, **environment: str) -> None:
@@ -75,10 +78,10 @@ def _start(command: list[str], port: int, directory: str, **environment: str) ->
     raise RuntimeError(f"{command[0]} did not start: {log.read_text()[-2000:]}")
 
 
-def _send(method: str, url: str) -> None:
+def _send(method: str, url: str, body: bytes | None = None) -> None:
     for _ in range(100):
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=10).close()
             return
         except OSError:
             time.sleep(0.05)

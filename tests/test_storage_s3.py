@@ -108,7 +108,9 @@ async def test_merging_goes_on_beside_writers() -> None:
             await asyncio.sleep(0.005)
         await one.merge(NAME)
         left = await objects(one, "lines/")
-        assert sorted(left) == sorted(one._ready.log(NAME)._key(each) for each in one._ready.log(NAME)._head.segments)
+        assert sorted(left) == sorted(
+            one._ready.log(NAME)._objects.key(each) for each in one._ready.log(NAME)._head.segments
+        )
         assert len(left) < 20
 
 
@@ -173,9 +175,9 @@ async def test_what_another_has_partly_merged_before_the_answer_came_is_not_take
                     return new
                 monkeypatch.undo()
                 await other.refresh()
-                first, whole = other._head.segments[0], Segment.of([b"1"], 2)
-                await put(other._key(whole), b"1\n", version="*")
-                assert await other._exchange([first], whole)
+                first, whole = other._head.segments[0], Segment.of(1, 2, era=other._head.era)
+                await put(other._objects.key(whole), b"1\n", version="*")
+                assert await other._exchange([first], whole, other._head.era)
                 return None
 
             monkeypatch.setattr(ready._bucket, "put", and_lose_the_answer)

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import random
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ _NOBODY = 5.0
 """Seconds after which nobody is expected to answer at an address any more."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _CONNECTIONS = 16
+_NEXT = ("NextContinuationToken", "NextKeyMarker", "NextVersionIdMarker")
 _WRITER = "writer"
 """Metadata by which whoever wrote an object recognises it, after an answer that got lost."""
 
@@ -45,6 +46,7 @@ class Listed:
     """One key of a listing."""
 
     key: str
+    size: int
     modified: float
 
 
@@ -61,6 +63,7 @@ class Bucket:
         self._client: Any = None
         self._single = asyncio.Lock()  # with one writer, reading and replacing is made one step here
         self.quotes = True  # whether the server compares versions with their quotation marks
+        self._keeps_old = False  # whether the bucket keeps what was deleted or replaced, as an older version
         self._extra: dict[str, str] = {}
         if place.sse:
             self._extra["ServerSideEncryption"] = place.sse
@@ -146,6 +149,7 @@ class Bucket:
                 if conditions and code_of(error) in REFUSED:
                     return None
                 raise
+            self._keeps_old |= "VersionId" in answer
             return str(answer["ETag"]).strip('"')
 
         new = await self._patiently("write", key, write)
@@ -162,34 +166,55 @@ class Bucket:
 
     async def delete(self, *keys: str) -> None:
         """Delete objects; those that are missing are no error."""
-
-        async def one(key: str) -> None:
-            await self._client.delete_object(Bucket=self.place.bucket, Key=self.place.prefix + key)
-
         for key in keys:
-            await self._patiently("delete", key, lambda key=key: one(key))  # type: ignore[misc]
+            await self._delete(key)
+
+    async def _delete(self, key: str, **version: str) -> None:
+        async def one() -> None:
+            place = self.place.prefix + key
+            answer = await self._client.delete_object(Bucket=self.place.bucket, Key=place, **version)
+            self._keeps_old |= "VersionId" in answer
+
+        await self._patiently("delete", key, one)
+
+    async def erase(self, prefix: str) -> None:
+        """Where the bucket keeps what was deleted or replaced below `prefix` as older versions, delete these too."""
+        if not self._keeps_old:
+            return
+        try:
+            pages = [page async for page in self._pages("list versions of", "list_object_versions", prefix)]
+            old = [each for page in pages for each in page.get("Versions", ()) if not each["IsLatest"]]
+            marks = [each for page in pages for each in page.get("DeleteMarkers", ())]
+            for each in (*old, *marks):  # marks of deletion last: they hide the others
+                await self._delete(each["Key"][len(self.place.prefix) :], VersionId=each["VersionId"])
+        except StorageError as error:
+            raise StorageError(
+                f"what was deleted is out of the data, but s3://{self.place.bucket} keeps older versions of objects, "
+                f"which are still there: {error}. Deleting them needs s3:ListBucketVersions and s3:DeleteObjectVersion"
+            ) from error
 
     async def list(self, prefix: str) -> list[Listed]:
         """List the keys that begin with `prefix`, in order."""
-        found: list[Listed] = []
-        token: str | None = None
+        cut = len(self.place.prefix)
+        return [
+            Listed(each["Key"][cut:], each["Size"], each["LastModified"].timestamp())
+            async for page in self._pages("list", "list_objects_v2", prefix)
+            for each in page.get("Contents", ())
+        ]
+
+    async def _pages(self, doing: str, method: str, prefix: str) -> AsyncIterator[dict[str, Any]]:
+        where = {"Bucket": self.place.bucket, "Prefix": self.place.prefix + prefix}
+
+        async def page() -> dict[str, Any]:
+            answer: dict[str, Any] = await getattr(self._client, method)(**where)
+            return answer
+
         while True:
-
-            async def page(token: str | None = token) -> dict[str, Any]:
-                more = {"ContinuationToken": token} if token else {}
-                answer: dict[str, Any] = await self._client.list_objects_v2(
-                    Bucket=self.place.bucket, Prefix=self.place.prefix + prefix, **more
-                )
-                return answer
-
-            answer = await self._patiently("list", prefix, page)
-            cut = len(self.place.prefix)
-            found += [
-                Listed(each["Key"][cut:], each["LastModified"].timestamp()) for each in answer.get("Contents", ())
-            ]
-            token = answer.get("NextContinuationToken") if answer.get("IsTruncated") else None
-            if token is None:
-                return found
+            answer = await self._patiently(doing, prefix, page)
+            yield answer
+            if not answer.get("IsTruncated"):
+                return
+            where |= {each.removeprefix("Next"): answer[each] for each in _NEXT if each in answer}
 
     async def _patiently(self, doing: str, key: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again what may pass, with growing pauses, until patience ends."""

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import logging
-import struct
 import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tanuki_async._bloom import Bloom, BloomError
 from tanuki_async._errors import StorageError
 from tanuki_async.abc import Appended
-from tanuki_async.storage._s3_bucket import ANY, Bucket
-from tanuki_async.storage._s3_segments import Head, Segment, cut, mergeable
+from tanuki_async.storage._s3_bucket import Bucket
+from tanuki_async.storage._s3_objects import Objects, Saved
+from tanuki_async.storage._s3_rewriting import Change, Rewriting
+from tanuki_async.storage._s3_segments import Head, Segment, mergeable
 from tanuki_async.storage._seen import Filter, Index, Newest
 
 __all__ = ["Log", "Reading"]
 
-_SAVED = struct.Struct("<8s16sQI")  # magic, the log's id, lines covered, checksum of these
-_MAGIC = b"tanuki01"
 _SAVE_EVERY = 50_000
 _STALE = 600.0
 """Seconds after which what was sent, but is in no head yet, is sent again: others may have cleared it away."""
-_ABANDONED = 86_400.0
-"""Seconds after which a segment that no head names is what a killed writer left. Clocks may differ by hours."""
 logger = logging.getLogger("tanuki_async.storage")
 
 
@@ -38,6 +32,7 @@ class Reading:
     line: int
     end: int = 0
     head: Head | None = None
+    began: bool = False
 
 
 @dataclass(slots=True)
@@ -53,11 +48,13 @@ class Log:
     """The lines of one name. Belongs to one event loop; many processes elsewhere may write.
 
     A writer adds segments, then replaces the head that it has read, or learns that another was first; so it has seen
-    all lines that come before its own, and none is there twice. Merging keeps the lines, in order, under their numbers.
+    all lines that come before its own, and none is there twice. Merging keeps the lines, in order, under their numbers;
+    rewriting begins another log, which is known by its `id`.
     """
 
     def __init__(self, bucket: Bucket, name: str) -> None:
-        self._bucket, self._name = bucket, name
+        self._name = name
+        self._objects = Objects(bucket, name)
         self._turn = asyncio.Lock()
         self._head = Head.new()
         self._version: str | None = None
@@ -68,65 +65,102 @@ class Log:
     async def append(self, lines: Sequence[bytes], *, latest: bool) -> Appended:
         """Add what is new."""
         async with self._turn:
-            position = await self._position(latest=latest)
-            if latest or self._version is None:
+            position = self._position(latest=latest)
+            looked = latest or self._version is None or not lines
+            if looked:
                 await self._refresh()
             sent: _Sent | None = None
             while True:
                 await self._catch_up(position)
                 fresh, take_in = position.index.fresh(lines)
-                if sent is not None and (sent.lines != fresh or time.monotonic() - sent.at > _STALE):
+                if sent is not None and not sent.fits(fresh, self._head):
                     await self._take_back(sent)  # others wrote some of these meanwhile
                     sent = None
-                if not fresh:
+                if fresh:
+                    sent = sent or await self._send(fresh)
+                    if await self._commit(sent.segments):
+                        take_in()
+                        position.lines += len(fresh)
+                        break
+                elif looked:
                     break
-                sent = sent or await self._send(fresh)
-                if await self._commit(sent.segments):
-                    take_in()
-                    position.lines += len(fresh)
-                    break
+                else:
+                    await self._refresh()  # what seems to be there may have been taken back
+                looked = True
             return Appended(len(fresh), len(lines) - len(fresh))
 
     async def count(self) -> int:
         """Count the lines."""
-        head, _ = await self._read_head()
+        head, _ = await self._objects.head()
         return head.lines
 
     async def read(self, reading: Reading) -> list[bytes]:
         """Return the next lines, of one segment; none at the end of what was there when reading began."""
         if reading.head is None:
-            reading.head, _ = await self._read_head()
+            reading.head, _ = await self._objects.head()
             reading.end = reading.head.lines
         while reading.line < reading.end:
             first, segment = next(reading.head.after(reading.line))
-            found = await self._bucket.get(self._key(segment))
+            found = await self._objects.lines(segment)
             if found is not None:
-                lines = found.content[:-1].split(b"\n")[reading.line - first : reading.end - first]
+                lines = found[reading.line - first : reading.end - first]
                 reading.line += len(lines)
+                reading.began = True
                 return lines
-            (
-                newer,
-                _,
-            ) = await self._read_head()  # merged meanwhile: the head says into what, and lines keep their numbers
-            if newer == reading.head or newer.id != reading.head.id:
-                raise StorageError(f"{segment} of {self._name!r} is gone: somebody deleted it")
-            reading.head = newer
+            await self._read_on(reading, segment)
         return []
+
+    async def _read_on(self, reading: Reading, gone: Segment) -> None:
+        """Find out where lines are now. Merged, they keep their numbers; rewritten, they are other lines."""
+        newer, version = await self._objects.head()
+        assert reading.head is not None
+        if version is None or newer == reading.head:
+            raise _deleted(self._name, gone)
+        if newer.id != reading.head.id:
+            if reading.began:
+                raise StorageError(f"lines of {self._name!r} were taken back while it was read: read it again")
+            reading.end = newer.lines
+        reading.head = newer
+
+    async def rewrite(self, change: Change, now: float) -> int:
+        """Leave out what `change` leaves out, and delete it for good. StorageError where another does so too."""
+        rewriting = Rewriting(self._objects, change)
+        rewritten = await rewriting.run(self._turn)
+        if rewritten is not None:
+            async with self._turn:
+                self._head, self._version = rewritten
+                self._newest, self._saved = None, 0
+                self._filter = _Position(rewriting.filter, self._head.id, self._head.lines)
+                await self._objects.unsave()  # it remembers what is to go
+                await self.save()
+        await self._objects.sweep(now)
+        await self._objects.erase()
+        return rewriting.gone
+
+    async def rebuild(self) -> int:
+        """Make the filter anew from the lines and save it; return how many there are."""
+        async with self._turn:
+            await self._objects.unsave()
+            await self._refresh()
+            self._filter = _Position(Filter())
+            await self._catch_up(self._filter)
+            self._saved = 0
+        await self.save()
+        return self._filter.lines
 
     async def merge(self) -> None:
         """Put one segment in the place of many small ones, as long as there are such."""
         while parts := mergeable(self._head.segments):
-            contents = [await self._bucket.get(self._key(part)) for part in parts]
-            content = b"".join([found.content for found in contents if found])
+            era, contents = self._head.era, [await self._objects.content(part) for part in parts]
+            content = b"".join([found for found in contents if found])
             if None in contents or len(content) != sum(part.size for part in parts):
                 await self.refresh()
                 return  # another process was faster
-            whole = Segment.of([b""] * sum(part.lines for part in parts), len(content))
-            await self._bucket.put(self._key(whole), content, version=ANY)
-            if not await self._exchange(parts, whole):
-                await self._bucket.delete(self._key(whole))
+            whole = await self._objects.send_whole(content, sum(part.lines for part in parts), era)
+            if not await self._exchange(parts, whole, era):
+                await self._objects.delete([whole])
                 return
-            await self._bucket.delete(*map(self._key, parts))
+            await self._objects.delete(parts)
 
     @property
     def wants_merging(self) -> bool:
@@ -143,106 +177,82 @@ class Log:
         position = self._filter
         if position is None or position.lines == self._saved or not isinstance(position.index, Filter):
             return
-        lines, head = position.lines, _SAVED.pack(_MAGIC, position.id.encode(), position.lines, 0)[:-4]
-        blob = b"".join((head, struct.pack("<I", zlib.crc32(head)), *position.index.bloom.dump()))
+        lines = position.lines
         try:
-            await self._bucket.put(f"filters/{self._name}.bloom", blob, version=ANY)
+            await self._objects.save(Saved(position.id, lines, position.index.bloom))
             self._saved = lines
         except StorageError as error:
             logger.warning("the filter of %s could not be saved, it is rebuilt when needed: %s", self._name, error)
 
     async def sweep(self, now: float) -> None:
-        """Delete segments that no head names, which killed writers left."""
-        listed = await self._bucket.list(f"lines/{self._name}/")
-        old = [each.key for each in listed if now - each.modified > _ABANDONED]
-        if old:
-            head, _ = await self._read_head()  # after the listing: what was added meanwhile is young
-            await self._bucket.delete(*sorted(set(old) - set(map(self._key, head.segments))))
+        """Delete segments that no head names, nor will."""
+        await self._objects.sweep(now)
 
     async def refresh(self) -> None:
         """Learn what others have done."""
         async with self._turn:
             await self._refresh()
 
-    def _key(self, segment: Segment) -> str:
-        return f"lines/{self._name}/{segment.key}.jsonl"
-
     async def _refresh(self) -> None:
-        self._head, self._version = await self._read_head()
+        self._head, self._version = await self._objects.head()
 
-    async def _read_head(self) -> tuple[Head, str | None]:
-        key = f"heads/{self._name}.json"
-        found = await self._bucket.get(key)
-        return (Head.from_json(found.content, key), found.version) if found else (Head.new(), None)
-
-    async def _position(self, *, latest: bool) -> _Position:
+    def _position(self, *, latest: bool) -> _Position:
         if latest:
             self._newest = self._newest or _Position(Newest())
             return self._newest
-        if self._filter is None:
-            self._filter = await self._load()
-            self._saved = self._filter.lines
+        self._filter = self._filter or _Position(Filter())
         return self._filter
-
-    async def _load(self) -> _Position:
-        found = await self._bucket.get(f"filters/{self._name}.bloom")
-        if found is not None:
-            try:
-                head = found.content[: _SAVED.size]
-                magic, id_, lines, checksum = _SAVED.unpack(head)
-                if magic == _MAGIC and checksum == zlib.crc32(head[:-4]):
-                    bloom = Bloom.load(io.BytesIO(memoryview(found.content)[_SAVED.size :]))
-                    return _Position(Filter(bloom), id_.decode(), lines)
-            except (struct.error, BloomError, ValueError):
-                logger.info("the saved filter of %s is of no use: it is built anew", self._name)
-        return _Position(Filter())
 
     async def _catch_up(self, position: _Position) -> None:
         """Take in the lines that others added. Those that this head does not name are not taken as seen."""
-        if position.id != self._head.id or position.lines > self._head.lines:
-            position.index, position.id, position.lines = type(position.index)(), self._head.id, 0
-        while position.lines < self._head.lines:
-            first, segment = next(self._head.after(position.lines))
-            found = await self._bucket.get(self._key(segment))
-            if found is None:  # merged meanwhile
-                before = self._head
-                await self._refresh()
-                if self._head == before:
-                    raise StorageError(f"{segment} of {self._name!r} is gone: somebody deleted it")
-                if self._head.id != position.id:
-                    position.index, position.id, position.lines = type(position.index)(), self._head.id, 0
+        while position.id != self._head.id or position.lines < self._head.lines:
+            if position.id != self._head.id:
+                await self._begin(position)
                 continue
-            position.index.feed(found.content[:-1].split(b"\n")[position.lines - first :])
-            position.lines = first + segment.lines
+            first, segment = next(self._head.after(position.lines))
+            lines = await self._objects.lines(segment)
+            if lines is not None:
+                position.index.feed(lines[position.lines - first :])
+                position.lines = first + segment.lines
+                continue
+            before = self._head  # merged meanwhile, or rewritten
+            await self._refresh()
+            if self._head == before:
+                raise _deleted(self._name, segment)
+
+    async def _begin(self, position: _Position) -> None:
+        """Know nothing of this log yet but, where it was saved, its filter."""
+        position.index, position.id, position.lines = type(position.index)(), self._head.id, 0
+        if position is not self._filter:
+            return
+        self._saved = 0
+        saved = await self._objects.saved() if self._head.lines else None
+        if saved is not None and saved.id == position.id and saved.lines <= self._head.lines:
+            position.index, position.lines, self._saved = Filter(saved.bloom), saved.lines, saved.lines
 
     async def _send(self, lines: list[bytes]) -> _Sent:
-        began = time.monotonic()
-        segments: list[Segment] = []
-        for part, content in cut(lines):
-            segments.append(Segment.of(part, len(content)))
-            await self._bucket.put(self._key(segments[-1]), content, version=ANY)
-        return _Sent(lines, segments, began)
+        began, era = time.monotonic(), self._head.era
+        return _Sent(lines, await self._objects.send(lines, era), era, began)
 
     async def _take_back(self, sent: _Sent) -> None:
         """Delete segments that the head just read does not name, nor will any: the version to follow is gone."""
-        unnamed = [segment for segment in sent.segments if segment not in self._head.segments]
         with contextlib.suppress(StorageError):  # a sweep finds them
-            await self._bucket.delete(*map(self._key, unnamed))
+            await self._objects.delete(segment for segment in sent.segments if segment not in self._head.segments)
 
     async def _commit(self, segments: Sequence[Segment]) -> bool:
         """Add segments to the log, or learn what others added meanwhile."""
         head = self._head.extended(segments)
-        version = await self._bucket.put(f"heads/{self._name}.json", head.to_json(), version=self._version)
+        version = await self._objects.replace(head, self._version)
         if version is not None:
             self._head, self._version = head, version
             return True
         await self._refresh()
         return self._head.holds(segments)
 
-    async def _exchange(self, parts: Sequence[Segment], whole: Segment) -> bool:
+    async def _exchange(self, parts: Sequence[Segment], whole: Segment, era: str) -> bool:
         async with self._turn:
-            while (head := self._head.merged(parts, whole)) is not None:
-                version = await self._bucket.put(f"heads/{self._name}.json", head.to_json(), version=self._version)
+            while self._head.era == era and (head := self._head.merged(parts, whole)) is not None:
+                version = await self._objects.replace(head, self._version)
                 if version is not None:
                     self._head, self._version = head, version
                     return True
@@ -256,4 +266,13 @@ class _Sent:
 
     lines: list[bytes]
     segments: list[Segment]
+    era: str
     at: float
+
+    def fits(self, lines: list[bytes], head: Head) -> bool:
+        """Tell whether these lines may still be added to that head by naming the segments."""
+        return self.lines == lines and self.era == head.era and time.monotonic() - self.at <= _STALE
+
+
+def _deleted(name: str, segment: Segment) -> StorageError:
+    return StorageError(f"{segment} of {name!r} is gone: somebody deleted it")

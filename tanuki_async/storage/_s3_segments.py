@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from tanuki_async._errors import StorageError
 
-__all__ = ["LARGEST", "Head", "Segment", "cut", "mergeable"]
+__all__ = ["EMPTY", "LARGEST", "Head", "Segment", "cut", "mergeable"]
 
 LARGEST = 16 << 20
 """Bytes of a segment: as much is held in memory when it is read or merged. A longer line is a segment of its own."""
@@ -21,21 +21,21 @@ _LAYOUT = 1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One object of whole lines, which never changes."""
+    """One object of whole lines, which never changes. Its key begins with the era of the log it was made for."""
 
     key: str
     lines: int
     size: int
 
     @classmethod
-    def of(cls, lines: Sequence[bytes], size: int) -> Segment:
-        """Name a segment that holds these lines. No two are named alike."""
-        return cls(secrets.token_hex(8), len(lines), size)
+    def of(cls, lines: int, size: int, *, era: str) -> Segment:
+        """Name a segment. No two are named alike."""
+        return cls(era + secrets.token_hex(8), lines, size)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """All segments of a name, in the order of appending. `id` changes when a log is begun anew."""
+    """All segments of a name, in the order of appending. `id` changes when a log is begun anew, or rewritten."""
 
     id: str
     segments: tuple[Segment, ...] = ()
@@ -46,9 +46,21 @@ class Head:
         return cls(secrets.token_hex(8))
 
     @property
+    def era(self) -> str:
+        """What keys of new segments begin with. One that no head names, of another era, will never be named."""
+        return self.id[:8]
+
+    @property
     def lines(self) -> int:
         """How many lines the log has."""
         return sum(segment.lines for segment in self.segments)
+
+    def within(self, first: int, end: int) -> Iterator[tuple[int, int, Segment]]:
+        """Yield the segments that hold lines from `first` to `end`, each with the first and the end of its own."""
+        for begin, segment in self.after(first):
+            if begin >= end:
+                return
+            yield begin, begin + segment.lines, segment
 
     def after(self, line: int) -> Iterator[tuple[int, Segment]]:
         """Yield the segments that hold what follows the first `line` lines, each with its own first line's number."""
@@ -95,6 +107,10 @@ class Head:
             return cls(told["id"], tuple(Segment(*part) for part in told["segments"]))
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{where!r} was not written by tanuki_async ({error!r})") from error
+
+
+EMPTY = len(Head.new().to_json())
+"""Bytes of a head that lists nothing: one that lists something is longer."""
 
 
 def cut(lines: Sequence[bytes]) -> Iterator[tuple[Sequence[bytes], bytes]]:

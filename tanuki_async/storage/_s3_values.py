@@ -33,6 +33,12 @@ class Values:
         """Replace the value if it still has this version."""
         return await self._bucket.put(f"values/{key}.json", value, version=version or None)
 
+    async def remove(self, key: str) -> None:
+        """Delete the value, whatever its version; so no condition is needed, which some servers would ignore."""
+        place = f"values/{key}.json"
+        await self._bucket.delete(place)
+        await self._bucket.erase(place)
+
     async def claim(self, key: str, owner: str, seconds: float) -> Lease | None:
         """Take or renew a lease."""
         place = f"leases/{key}.lease"

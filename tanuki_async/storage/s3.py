@@ -18,6 +18,8 @@ from tanuki_async.storage._names import check
 from tanuki_async.storage._s3_bucket import Bucket
 from tanuki_async.storage._s3_log import Log, Reading
 from tanuki_async.storage._s3_place import Place
+from tanuki_async.storage._s3_rewriting import Change
+from tanuki_async.storage._s3_segments import EMPTY
 from tanuki_async.storage._s3_values import Values, check_conditions, check_layout
 
 __all__ = ["S3Storage"]
@@ -83,10 +85,10 @@ class S3Storage(Storage):
         return await self._do(lambda ready: ready.log(name).count())
 
     async def names(self, prefix: str = "") -> list[str]:
-        return await self._do(lambda ready: ready.listed("heads/", ".json", prefix))
+        return await self._do(lambda ready: ready.listed("heads/", prefix, larger=EMPTY))
 
     async def keys(self, prefix: str = "") -> list[str]:
-        return await self._do(lambda ready: ready.listed("values/", ".json", prefix))
+        return await self._do(lambda ready: ready.listed("values/", prefix))
 
     async def get(self, key: str) -> Versioned | None:
         check(key, "key")
@@ -103,6 +105,23 @@ class S3Storage(Storage):
     async def release(self, lease: Lease) -> None:
         check(lease.key, "key")
         await self._do(lambda ready: ready.values.release(lease))
+
+    async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        """Leave out what `change` leaves out, and delete it for good, from older versions of objects too.
+
+        Where two processes do this to one name at once, one of them fails, having changed nothing. Who is just reading
+        `name`, and comes to lines that were taken back, is told by a StorageError to read it again.
+        """
+        check(name, "name")
+        return await self._do(lambda ready: ready.rewrite(name, change))
+
+    async def remove(self, key: str) -> None:
+        check(key, "key")
+        await self._do(lambda ready: ready.values.remove(key))
+
+    async def rebuild(self, name: str) -> int:
+        check(name, "name")
+        return await self._do(lambda ready: ready.log(name).rebuild())
 
     async def merge(self, name: str) -> None:
         """Put large objects in the place of many small ones, and clear away what killed writers left.
@@ -196,9 +215,12 @@ class _Ready:
         finally:
             await self.values.release(lease)
 
-    async def listed(self, tree: str, ending: str, prefix: str) -> list[str]:
+    async def rewrite(self, name: str, change: Change) -> int:
+        return await self.log(name).rewrite(change, self._clock.now().timestamp())
+
+    async def listed(self, tree: str, prefix: str, *, larger: int = -1) -> list[str]:
         listed = await self._bucket.list(tree + prefix)
-        return sorted(each.key.removeprefix(tree).removesuffix(ending) for each in listed)
+        return sorted(each.key.removeprefix(tree).removesuffix(".json") for each in listed if each.size > larger)
 
     async def aclose(self) -> None:
         for task in list(self._merging.values()):

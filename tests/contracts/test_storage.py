@@ -336,6 +336,14 @@ async def test_rewriting_what_is_not_there_leaves_nothing_behind(rewritable: Sto
     assert await rewritable.keys() == []
 
 
+async def test_a_name_whose_lines_are_all_taken_back_is_empty(rewritable: Storage) -> None:
+    await rewritable.append(NAME, [line(1), line(2)])
+    assert await rewritable.rewrite(NAME, lambda lines: []) == 2
+    assert await rewritable.names() == await everything(rewritable) == []
+    assert await rewritable.append(NAME, [line(2)]) == Appended(1, 0)
+    assert await rewritable.names() == [NAME]
+
+
 async def test_rewriting_keeps_the_order_and_what_came_twice(rewritable: Storage) -> None:
     lines = [line("x", "good"), line("x", "bad"), line("x", "good"), line("y")]
     for each in lines:
