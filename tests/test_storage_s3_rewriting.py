@@ -155,19 +155,21 @@ async def test_lines_that_others_add_and_merge_meanwhile_pass_through_the_change
         assert await other.append(NAME, [b"%d" % n for n in range(20)]) == Appended(2, 18)
 
 
-async def test_a_merge_that_began_before_a_rewriting_brings_nothing_back() -> None:
+async def test_a_merge_that_began_before_a_rewriting_does_not_put_a_segment_that_is_swept_into_the_log() -> None:
     async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, [b"secret", b"x" * 100_000])  # too large to be merged with what follows
         for n in range(15):
             await storage.append(NAME, [b"%d" % n])
 
         async def merge_too_late(ready: s3._Ready) -> None:
             log, late = ready.log(NAME), Log(ready._bucket, NAME)
-            await log.append([b"15", b"secret"], latest=False)
+            await log.append([b"15"], latest=False)
             await late.refresh()
             send = late._objects.send_whole
 
             async def and_fall_asleep(content: bytes, lines: int, era: str) -> Any:
                 sent = await send(content, lines, era)
+                assert sent.lines == 16
                 await log.rewrite(without(b"secret"), 0)
                 return sent
 
@@ -175,8 +177,28 @@ async def test_a_merge_that_began_before_a_rewriting_brings_nothing_back() -> No
             await late.merge()
 
         await storage._do(merge_too_late)
-        assert await everything(storage) == [b"%d" % n for n in range(16)]
-        assert b"secret" not in await all_bytes(storage)
+        assert await everything(storage) == [b"x" * 100_000, *(b"%d" % n for n in range(16))]
+
+
+async def test_what_was_sent_before_a_rewriting_is_sent_again_as_it_may_have_been_swept() -> None:
+    async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, [b"1", b"secret"])
+
+        async def append_late(ready: s3._Ready) -> Appended:
+            log, other = ready.log(NAME), Log(ready._bucket, NAME)
+            send = log._objects.send
+
+            async def and_fall_asleep(lines: list[bytes], era: str) -> Any:
+                log._objects.send = send  # type: ignore[method-assign]
+                sent = await send(lines, era)
+                await other.rewrite(without(b"secret"), 0)
+                return sent
+
+            log._objects.send = and_fall_asleep  # type: ignore[method-assign, assignment]
+            return await log.append([b"2"], latest=False)
+
+        assert await storage._do(append_late) == Appended(1, 0)
+        assert await everything(storage) == [b"1", b"2"]
 
 
 async def test_who_comes_second_with_a_rewriting_fails_and_changes_nothing() -> None:
