@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import tanuki_async as tanuki
 from tanuki_async._errors import SettingsError, StorageError
 from tanuki_async._places import open_place
 from tanuki_async.abc import Appended
@@ -109,7 +110,7 @@ async def test_merging_goes_on_beside_writers() -> None:
         await one.merge(NAME)
         left = await objects(one, "lines/")
         assert sorted(left) == sorted(
-            one._ready.log(NAME)._objects.key(each) for each in one._ready.log(NAME)._head.segments
+            one._ready.log(NAME).objects.key(each) for each in one._ready.log(NAME)._head.segments
         )
         assert len(left) < 20
 
@@ -176,7 +177,7 @@ async def test_what_another_has_partly_merged_before_the_answer_came_is_not_take
                 monkeypatch.undo()
                 await other.refresh()
                 first, whole = other._head.segments[0], Segment.of(1, 2, era=other._head.era)
-                await put(other._objects.key(whole), b"1\n", version="*")
+                await put(other.objects.key(whole), b"1\n", version="*")
                 assert await other._exchange([first], whole, other._head.era)
                 return None
 
@@ -252,11 +253,22 @@ async def test_encryption_is_asked_for() -> None:
         assert all(b"x-amz-server-side-encryption: aws:kms\r\n" in put.replace(b"Amz", b"amz") for put in puts)
 
 
-def test_without_aioboto3_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_aioboto3_it_says_what_to_install_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "aioboto3", None)
-    storage = S3Storage("s3://data/x")
-    with pytest.raises(StorageError, match=r"pip install 'tanuki_async\[s3\]'"):
-        asyncio.run(storage.open())
+    with pytest.raises(SettingsError, match=r"pip install 'tanuki_async\[s3\]'"):
+        tanuki.Tanuki(storage="s3://data/x")
+
+
+def test_lines_that_wait_on_this_machine_are_found_again_when_a_place_is_used_in_another_way() -> None:
+    plain = S3Storage("s3://data/x?endpoint=http://127.0.0.1:9")
+    other = "s3://data/x/?endpoint=http://127.0.0.1:9/&sse=aws:kms&kms_key=k&profile=p&region=r&writers=single"
+    assert S3Storage(other).address == plain.address
+    for elsewhere in (
+        "s3://data/x",
+        "s3://data/y?endpoint=http://127.0.0.1:9",
+        "s3://data/x?endpoint=http://127.0.0.1:8",
+    ):
+        assert S3Storage(elsewhere).address != plain.address
 
 
 def test_a_url_says_where_and_how() -> None:

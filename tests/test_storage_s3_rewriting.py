@@ -101,7 +101,7 @@ async def test_a_rewriting_that_was_killed_before_it_cleared_up_is_cleared_up_by
         await storage.append(NAME, [b"1", b"secret"])
 
         async def and_die(ready: s3._Ready) -> None:
-            await Rewriting(ready.log(NAME)._objects, without(b"secret")).run(asyncio.Lock())
+            await Rewriting(ready.log(NAME).objects, without(b"secret")).run(asyncio.Lock())
 
         await storage._do(and_die)
         assert b"secret" in await all_bytes(storage)
@@ -165,7 +165,7 @@ async def test_a_merge_that_began_before_a_rewriting_does_not_put_a_segment_that
             log, late = ready.log(NAME), Log(ready._bucket, NAME)
             await log.append([b"15"], latest=False)
             await late.refresh()
-            send = late._objects.send_whole
+            send = late.objects.send_whole
 
             async def and_fall_asleep(content: bytes, lines: int, era: str) -> Any:
                 sent = await send(content, lines, era)
@@ -173,7 +173,7 @@ async def test_a_merge_that_began_before_a_rewriting_does_not_put_a_segment_that
                 await log.rewrite(without(b"secret"), 0)
                 return sent
 
-            late._objects.send_whole = and_fall_asleep  # type: ignore[method-assign]
+            late.objects.send_whole = and_fall_asleep  # type: ignore[method-assign]
             await late.merge()
 
         await storage._do(merge_too_late)
@@ -186,15 +186,15 @@ async def test_what_was_sent_before_a_rewriting_is_sent_again_as_it_may_have_bee
 
         async def append_late(ready: s3._Ready) -> Appended:
             log, other = ready.log(NAME), Log(ready._bucket, NAME)
-            send = log._objects.send
+            send = log.objects.send
 
             async def and_fall_asleep(lines: list[bytes], era: str) -> Any:
-                log._objects.send = send  # type: ignore[method-assign]
+                log.objects.send = send  # type: ignore[method-assign]
                 sent = await send(lines, era)
                 await other.rewrite(without(b"secret"), 0)
                 return sent
 
-            log._objects.send = and_fall_asleep  # type: ignore[method-assign, assignment]
+            log.objects.send = and_fall_asleep  # type: ignore[method-assign, assignment]
             return await log.append([b"2"], latest=False)
 
         assert await storage._do(append_late) == Appended(1, 0)
@@ -268,15 +268,15 @@ async def test_a_reader_who_has_no_line_yet_reads_what_is_there_now() -> None:
         await one.append(NAME, [b"1", b"2"])
 
         async def read_late(ready: s3._Ready) -> list[bytes]:
-            log, head = ready.log(NAME), ready.log(NAME)._objects.head
+            log, head = ready.log(NAME), ready.log(NAME).objects.head
 
             async def and_fall_asleep() -> Any:
                 found = await head()
-                log._objects.head = head  # type: ignore[method-assign]
+                log.objects.head = head  # type: ignore[method-assign]
                 await other.rewrite(NAME, without(b"1"))
                 return found
 
-            log._objects.head = and_fall_asleep  # type: ignore[method-assign]
+            log.objects.head = and_fall_asleep  # type: ignore[method-assign]
             return await log.read(s3.Reading(0))
 
         assert await one._do(read_late) == [b"2"]

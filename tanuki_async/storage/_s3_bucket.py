@@ -74,11 +74,8 @@ class Bucket:
         """Make the client. Credentials are looked for at the first request."""
         if self._client is not None:
             return
-        try:
-            library = importlib.import_module("aioboto3")
-            config = importlib.import_module("aiobotocore.config")
-        except ImportError as error:
-            raise StorageError("S3 needs the extra `s3`: pip install 'tanuki_async[s3]'") from error
+        library: Any = importlib.import_module("aioboto3")
+        config: Any = importlib.import_module("aiobotocore.config")
         own = self.place.endpoint is not None
         options = config.AioConfig(
             retries={"total_max_attempts": 1, "mode": "standard"},  # ours are bounded by time, and seen by `put`

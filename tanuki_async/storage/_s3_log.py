@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tanuki_async._bloom import BloomError
 from tanuki_async._errors import StorageError
 from tanuki_async.abc import Appended
 from tanuki_async.storage._s3_bucket import Bucket
@@ -53,8 +54,7 @@ class Log:
     """
 
     def __init__(self, bucket: Bucket, name: str) -> None:
-        self._name = name
-        self._objects = Objects(bucket, name)
+        self.objects = Objects(bucket, name)
         self._turn = asyncio.Lock()
         self._head = Head.new()
         self._version: str | None = None
@@ -91,17 +91,17 @@ class Log:
 
     async def count(self) -> int:
         """Count the lines."""
-        head, _ = await self._objects.head()
+        head, _ = await self.objects.head()
         return head.lines
 
     async def read(self, reading: Reading) -> list[bytes]:
         """Return the next lines, of one segment; none at the end of what was there when reading began."""
         if reading.head is None:
-            reading.head, _ = await self._objects.head()
+            reading.head, _ = await self.objects.head()
             reading.end = reading.head.lines
         while reading.line < reading.end:
             first, segment = next(reading.head.after(reading.line))
-            found = await self._objects.lines(segment)
+            found = await self.objects.lines(segment)
             if found is not None:
                 lines = found[reading.line - first : reading.end - first]
                 reading.line += len(lines)
@@ -112,35 +112,35 @@ class Log:
 
     async def _read_on(self, reading: Reading, gone: Segment) -> None:
         """Find out where lines are now. Merged, they keep their numbers; rewritten, they are other lines."""
-        newer, version = await self._objects.head()
+        newer, version = await self.objects.head()
         assert reading.head is not None
         if version is None or newer == reading.head:
-            raise _deleted(self._name, gone)
+            raise _deleted(self.objects.name, gone)
         if newer.id != reading.head.id:
             if reading.began:
-                raise StorageError(f"lines of {self._name!r} were taken back while it was read: read it again")
+                raise StorageError(f"lines of {self.objects.name!r} were taken back while it was read: read it again")
             reading.end = newer.lines
         reading.head = newer
 
     async def rewrite(self, change: Change, now: float) -> int:
         """Leave out what `change` leaves out, and delete it for good. StorageError where another does so too."""
-        rewriting = Rewriting(self._objects, change)
+        rewriting = Rewriting(self.objects, change)
         rewritten = await rewriting.run(self._turn)
         if rewritten is not None:
             async with self._turn:
                 self._head, self._version = rewritten
                 self._newest, self._saved = None, 0
                 self._filter = _Position(rewriting.filter, self._head.id, self._head.lines)
-                await self._objects.unsave()  # it remembers what is to go
+                await self.objects.unsave()  # it remembers what is to go
                 await self.save()
-        await self._objects.sweep(now)
-        await self._objects.erase()
+        await self.objects.sweep(now)
+        await self.objects.erase()
         return rewriting.gone
 
     async def rebuild(self) -> int:
         """Make the filter anew from the lines and save it; return how many there are."""
         async with self._turn:
-            await self._objects.unsave()
+            await self.objects.unsave()
             await self._refresh()
             self._filter = _Position(Filter())
             await self._catch_up(self._filter)
@@ -151,16 +151,16 @@ class Log:
     async def merge(self) -> None:
         """Put one segment in the place of many small ones, as long as there are such."""
         while parts := mergeable(self._head.segments):
-            era, contents = self._head.era, [await self._objects.content(part) for part in parts]
+            era, contents = self._head.era, [await self.objects.content(part) for part in parts]
             content = b"".join([found for found in contents if found])
             if None in contents or len(content) != sum(part.size for part in parts):
                 await self.refresh()
                 return  # another process was faster
-            whole = await self._objects.send_whole(content, sum(part.lines for part in parts), era)
+            whole = await self.objects.send_whole(content, sum(part.lines for part in parts), era)
             if not await self._exchange(parts, whole, era):
-                await self._objects.delete([whole])
+                await self.objects.delete([whole])
                 return
-            await self._objects.delete(parts)
+            await self.objects.delete(parts)
 
     @property
     def wants_merging(self) -> bool:
@@ -179,14 +179,16 @@ class Log:
             return
         lines = position.lines
         try:
-            await self._objects.save(Saved(position.id, lines, position.index.bloom))
+            await self.objects.save(Saved(position.id, lines, position.index.bloom))
             self._saved = lines
         except StorageError as error:
-            logger.warning("the filter of %s could not be saved, it is rebuilt when needed: %s", self._name, error)
+            logger.warning(
+                "the filter of %s could not be saved, it is rebuilt when needed: %s", self.objects.name, error
+            )
 
     async def sweep(self, now: float) -> None:
         """Delete segments that no head names, nor will."""
-        await self._objects.sweep(now)
+        await self.objects.sweep(now)
 
     async def refresh(self) -> None:
         """Learn what others have done."""
@@ -194,7 +196,7 @@ class Log:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        self._head, self._version = await self._objects.head()
+        self._head, self._version = await self.objects.head()
 
     def _position(self, *, latest: bool) -> _Position:
         if latest:
@@ -210,7 +212,7 @@ class Log:
                 await self._begin(position)
                 continue
             first, segment = next(self._head.after(position.lines))
-            lines = await self._objects.lines(segment)
+            lines = await self.objects.lines(segment)
             if lines is not None:
                 position.index.feed(lines[position.lines - first :])
                 position.lines = first + segment.lines
@@ -218,7 +220,7 @@ class Log:
             before = self._head  # merged meanwhile, or rewritten
             await self._refresh()
             if self._head == before:
-                raise _deleted(self._name, segment)
+                raise _deleted(self.objects.name, segment)
 
     async def _begin(self, position: _Position) -> None:
         """Know nothing of this log yet but, where it was saved, its filter."""
@@ -226,23 +228,27 @@ class Log:
         if position is not self._filter:
             return
         self._saved = 0
-        saved = await self._objects.saved() if self._head.lines else None
+        try:
+            saved = await self.objects.saved() if self._head.lines else None
+        except BloomError:
+            logger.info("the saved filter of %s is of no use: it is built anew", self.objects.name)
+            return
         if saved is not None and saved.id == position.id and saved.lines <= self._head.lines:
             position.index, position.lines, self._saved = Filter(saved.bloom), saved.lines, saved.lines
 
     async def _send(self, lines: list[bytes]) -> _Sent:
         began, era = time.monotonic(), self._head.era
-        return _Sent(lines, await self._objects.send(lines, era), era, began)
+        return _Sent(lines, await self.objects.send(lines, era), era, began)
 
     async def _take_back(self, sent: _Sent) -> None:
         """Delete segments that the head just read does not name, nor will any: the version to follow is gone."""
         with contextlib.suppress(StorageError):  # a sweep finds them
-            await self._objects.delete(segment for segment in sent.segments if segment not in self._head.segments)
+            await self.objects.delete(segment for segment in sent.segments if segment not in self._head.segments)
 
     async def _commit(self, segments: Sequence[Segment]) -> bool:
         """Add segments to the log, or learn what others added meanwhile."""
         head = self._head.extended(segments)
-        version = await self._objects.replace(head, self._version)
+        version = await self.objects.replace(head, self._version)
         if version is not None:
             self._head, self._version = head, version
             return True
@@ -252,7 +258,7 @@ class Log:
     async def _exchange(self, parts: Sequence[Segment], whole: Segment, era: str) -> bool:
         async with self._turn:
             while self._head.era == era and (head := self._head.merged(parts, whole)) is not None:
-                version = await self._objects.replace(head, self._version)
+                version = await self.objects.replace(head, self._version)
                 if version is not None:
                     self._head, self._version = head, version
                     return True

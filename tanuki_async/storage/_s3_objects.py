@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,6 @@ _SAVED = struct.Struct("<8s16sQI")  # magic, the log's id, lines covered, checks
 _MAGIC = b"tanuki01"
 _ABANDONED = 86_400.0
 """Seconds after which a segment that no head names is what a killed writer left. Clocks may differ by hours."""
-logger = logging.getLogger("tanuki_async.storage")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +97,17 @@ class Objects:
         await self._bucket.erase(self._saved_key)
 
     async def saved(self) -> Saved | None:
-        """Read the filter; None where there is none, or none that can be read."""
+        """Read the filter; None where there is none. BloomError where it cannot be read."""
         found = await self._bucket.get(self._saved_key)
         if found is None:
             return None
-        try:
-            head = found.content[: _SAVED.size]
-            magic, id_, lines, checksum = _SAVED.unpack(head)
-            if magic != _MAGIC or checksum != zlib.crc32(head[:-4]):
-                raise BloomError("torn")
-            return Saved(id_.decode(), lines, Bloom.load(io.BytesIO(memoryview(found.content)[_SAVED.size :])))
-        except (struct.error, BloomError, ValueError):
-            logger.info("the saved filter of %s is of no use: it is built anew", self.name)
-            return None
+        head, rest = found.content[: _SAVED.size], memoryview(found.content)[_SAVED.size :]
+        if len(head) < _SAVED.size:
+            raise BloomError("the saved filter is torn")
+        magic, id_, lines, checksum = _SAVED.unpack(head)
+        if magic != _MAGIC or checksum != zlib.crc32(head[:-4]):
+            raise BloomError("the saved filter is torn, or something else")
+        return Saved(id_.decode(), lines, Bloom.load(io.BytesIO(rest)))
 
     async def save(self, saved: Saved) -> None:
         """Write the filter, in the place of whichever is there."""

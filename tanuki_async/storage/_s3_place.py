@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
@@ -44,7 +45,9 @@ class Place:
 
     @classmethod
     def from_url(cls, url: str) -> Place:
-        """Read `s3://bucket/prefix?endpoint=…&region=…`."""
+        """Read `s3://bucket/prefix?endpoint=…&region=…`. SettingsError where that, or the extra, is missing."""
+        if find_spec("aioboto3") is None:  # told now, not at the first write
+            raise SettingsError("S3 needs the extra 's3': pip install 'tanuki_async[s3]'")
         parts = _parts(url)
         told = dict(parse_qsl(parts.query, keep_blank_values=True))
         known = [field.name for field in fields(cls) if field.name not in ("bucket", "prefix")]
@@ -52,6 +55,11 @@ class Place:
             raise SettingsError(f"{unknown[0]!r} says nothing to S3; known after '?' are {', '.join(known)}")
         prefix = unquote(parts.path).strip("/")
         return cls(bucket=parts.netloc, prefix=prefix and f"{prefix}/", **told)  # type: ignore[arg-type]
+
+    @property
+    def address(self) -> str:
+        """What names the place alone, and stays when it is used in another way."""
+        return f"s3://{self.bucket}/{self.prefix}" + (f" at {self.endpoint.rstrip('/')}" if self.endpoint else "")
 
     def __str__(self) -> str:
         """Write it as a URL."""

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import StorageError
-from tanuki_async.abc import Appended, Lease, Storage, Versioned
+from tanuki_async.abc import Appended, Finding, Lease, Storage, Versioned
 from tanuki_async.storage._aside import Aside
 from tanuki_async.storage._names import check
 from tanuki_async.storage._s3_bucket import Bucket
 from tanuki_async.storage._s3_log import Log, Reading
+from tanuki_async.storage._s3_mending import findings
 from tanuki_async.storage._s3_place import Place
 from tanuki_async.storage._s3_rewriting import Change
 from tanuki_async.storage._s3_segments import EMPTY
@@ -46,7 +47,7 @@ class S3Storage(Storage):
 
     def __init__(self, url: str, *, session: Any = None, clock: Clock = SYSTEM_CLOCK) -> None:
         self.place = Place.from_url(url)
-        self.address = str(self.place)
+        self.address = self.place.address
         self._session, self._clock = session, clock
         self._aside = Aside("tanuki_async-s3")
         self._owner = ""
@@ -122,6 +123,10 @@ class S3Storage(Storage):
     async def rebuild(self, name: str) -> int:
         check(name, "name")
         return await self._do(lambda ready: ready.log(name).rebuild())
+
+    async def inspect(self, *, repair: bool = False) -> list[Finding]:
+        names = await self.names()
+        return await self._do(lambda ready: ready.inspect(names, repair))
 
     async def merge(self, name: str) -> None:
         """Put large objects in the place of many small ones, and clear away what killed writers left.
@@ -217,6 +222,9 @@ class _Ready:
 
     async def rewrite(self, name: str, change: Change) -> int:
         return await self.log(name).rewrite(change, self._clock.now().timestamp())
+
+    async def inspect(self, names: Sequence[str], repair: bool) -> list[Finding]:
+        return [each for name in names for each in await findings(self.log(name), repair=repair)]
 
     async def listed(self, tree: str, prefix: str, *, larger: int = -1) -> list[str]:
         listed = await self._bucket.list(tree + prefix)
