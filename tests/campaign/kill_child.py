@@ -4,7 +4,7 @@ With a fourth argument it remembers so many, closes, and ends.
 
 R number moment          remembered
 K number moment          kept: durable, as `keep` returned
-A begin end              one append of the storage's took so long; end is 0 when it begins
+A begin end              one append, to storage or its journal, took so long; end is 0 when it begins
 T moment                 the loop lives
 """
 
@@ -16,10 +16,11 @@ import os
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tanuki_async._lines import encode_line
 from tanuki_async._places import open_place
+from tanuki_async._record.journal import Journal
 from tanuki_async._record.recorder import Recorder
 from tanuki_async.abc import Appended, Storage
 
@@ -37,8 +38,24 @@ def tell(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
-def watched(storage: Storage) -> Storage:
+def watched_journal(journal: Journal) -> Journal:
     """Make it tell when it works, so that a slow disk is not taken for a slow recorder."""
+    add = journal.add
+
+    def and_tell(lines: Iterable[tuple[str, bytes]]) -> None:
+        begin = time.monotonic()
+        tell("A", begin, 0)
+        try:
+            add(lines)
+        finally:
+            tell("A", begin, time.monotonic())
+
+    journal.add = and_tell  # type: ignore[method-assign]
+    return journal
+
+
+def watched(storage: Storage) -> Storage:
+    """Do the same for a storage whose appends are what makes lines durable."""
     append = storage.append
 
     async def and_tell(name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
@@ -68,10 +85,13 @@ async def keep(recorder: Recorder, number: int, dice: random.Random) -> None:
 
 
 async def main(root: str, first: int, seed: int, calls: float = math.inf) -> None:
-    dice = random.Random(seed)
     storage = watched(open_place(root))
+    await work(storage, Recorder(storage), first, seed, calls)
+
+
+async def work(storage: Storage, recorder: Recorder, first: int, seed: int, calls: float = math.inf) -> None:
+    dice = random.Random(seed)
     await storage.open()
-    recorder = Recorder(storage)
     recorder.start()
     await storage.append(NAME, [])  # reads what is there
     tell("T", time.monotonic())

@@ -14,7 +14,7 @@ from tanuki_async.storage.s3 import S3Storage
 async def main(url: str, journal: str, name: str, count: int) -> None:
     storage = S3Storage(url)
     storage.patience = 0.3
-    recorder = Recorder(storage, journal=Journal(Path(journal), url))
+    recorder = Recorder(storage, journal=Journal(Path(journal), storage.place.address))
     recorder.start()
     for n in range(count):
         recorder.remember("f/PATCHES", b"%s-%d" % (name.encode(), n))

@@ -70,9 +70,18 @@ class Tally:
     oldest: list[float] = field(default_factory=list)
     needed_slack: int = 0
 
+    def __str__(self) -> str:
+        ages = sorted(self.oldest)
+        return (
+            f"{len(ages)} kills, {self.remembered} records, {self.kept} aligns kept, 0 lost of these; {self.in_window} lost "
+            f"in the last {INTERVAL * 1000:g} ms, oldest at a kill: median {ages[len(ages) // 2] * 1000:.0f} ms, most "
+            f"{ages[-1] * 1000:.0f} ms; {self.needed_slack} kills in a stall of the machine; {self.by_filter} taken for "
+            f"others by the filter ({self.by_filter / self.remembered:.3%})"
+        )
 
-def start(root: Path | str, first: int, seed: int, env: dict[str, str], *more: str) -> Life:
-    command = [sys.executable, str(CHILD), str(root), str(first), str(seed), *more]
+
+def start(root: Path | str, first: int, seed: int, env: dict[str, str], *more: str, child: Path = CHILD) -> Life:
+    command = [sys.executable, str(child), str(root), str(first), str(seed), *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
     report: list[bytes] = []
     ready = threading.Event()
@@ -177,14 +186,8 @@ def test_killed_processes_lose_no_more_than_promised(
             life.kill()
         kills += crowd
         before = judge(root, lives, before, tally)
-    ages = sorted(tally.oldest)
     with capsys.disabled():
-        print(  # noqa: T201
-            f"{kills} kills, {tally.remembered} records, {tally.kept} aligns kept, 0 lost of these; {tally.in_window} lost "
-            f"in the last {INTERVAL * 1000:g} ms, oldest at a kill: median {ages[len(ages) // 2] * 1000:.0f} ms, most "
-            f"{ages[-1] * 1000:.0f} ms; {tally.needed_slack} kills in a stall of the machine; {tally.by_filter} taken for "
-            f"others by the filter ({tally.by_filter / tally.remembered:.3%})"
-        )
+        print(tally)  # noqa: T201
     assert tally.by_filter < 0.01 * tally.remembered
     for directory in tmp_path.glob("data-*"):  # the next process repairs a torn end, and goes on
         asyncio.run(append_one(directory))
