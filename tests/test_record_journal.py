@@ -360,6 +360,23 @@ async def test_a_patient_storage_gets_one_write_of_what_was_durable_at_once(tmp_
     await recorder.aclose()
 
 
+async def test_what_is_flushed_to_a_patient_storage_is_durable_while_that_takes_its_time(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    storage = Moody(patience=5.0)
+    storage.free.clear()
+    recorder = await started(storage, tmp_path, clock)
+    recorder.remember(NAME, b"1")
+    flushing = asyncio.create_task(recorder.flush())
+    await until(lambda: storage.asked == [1])
+    assert (recorder.statistics().queued, recorder.statistics().spilled) == (0, 1)
+    storage.free.set()
+    await flushing
+    assert await storage.all() == [b"1"]
+    assert recorder.statistics().spilled == 0
+    await recorder.aclose()
+
+
 async def test_a_patient_storage_does_not_wait_when_there_is_much(tmp_path: Path, clock: FakeClock) -> None:
     storage = Moody(patience=3600.0)
     recorder = await started(storage, tmp_path, clock, queue_bytes=64 << 20)

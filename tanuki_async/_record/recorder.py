@@ -54,7 +54,7 @@ class Recorder:
         self._delivery = Delivery(storage, on_written, self._spill.set_aside, clock)
         self._spill_above = math.inf if journal is None else 0 if storage.patience else queue_bytes // 2
         self._waiting = Waiting()
-        self._writer = Writer(self._waiting, self._spill, self._delivery)
+        self._writer = Writer(self._waiting, self._spill, self._delivery, journal_first=not self._spill_above)
         self._failed = 0  # lines that are lost
         self._since = 0.0  # when the first line came that waits
         self._accepts = False

@@ -21,10 +21,12 @@ class Writer:
     """Takes lines from where they wait, hands them to storage, and settles what became of them.
 
     A name that fails is left alone for the rest of the pass. Its lines in memory go to the journal, if there is one.
+    With `journal_first` all do before storage is asked, as its answer may take long, and a kill comes at any time.
     """
 
-    def __init__(self, waiting: Waiting, spill: Spill, delivery: Delivery) -> None:
+    def __init__(self, waiting: Waiting, spill: Spill, delivery: Delivery, *, journal_first: bool = False) -> None:
         self._waiting, self._spill, self._delivery = waiting, spill, delivery
+        self._journal_first = journal_first
         self._moving = asyncio.Lock()  # held while lines go to the journal, so that none overtakes them
         self._settled = 0  # lines that are written, or set aside
 
@@ -59,6 +61,8 @@ class Writer:
     async def _write_some(self, blocked: dict[str, StorageError]) -> bool:
         """Write the oldest lines of names that are not blocked. False where there are none."""
         async with self._moving:  # only to choose: the journal must take lines while storage hangs
+            if self._journal_first:
+                await self._spill.take(self._waiting, _GROUP_BYTES, queue=True)
             batch = self._waiting.take_older(_GROUP_BYTES, blocked)
             from_journal = not batch and not self._spill.names <= blocked.keys()
             if not batch and not from_journal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +27,19 @@ class Distant(S3Storage):
         return await super().append(name, lines, latest=latest)
 
 
+async def flush(recorder: Recorder, dice: random.Random) -> None:
+    """Do as users do who want all to be in storage now."""
+    while True:
+        await asyncio.sleep(dice.random() * 0.4)
+        await recorder.flush()
+
+
 async def main(url: str, first: int, seed: int, journals: str) -> None:
     storage = Distant(url)
     journal = watched_journal(Journal(Path(journals), storage.place.address))
-    await work(storage, Recorder(storage, journal=journal), first, seed)
+    recorder = Recorder(storage, journal=journal)
+    _ = asyncio.create_task(flush(recorder, random.Random(seed)))
+    await work(storage, recorder, first, seed)
 
 
 if __name__ == "__main__":
