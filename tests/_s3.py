@@ -1,8 +1,15 @@
-"""Servers that speak S3, each started once for all tests of a process, at its first use."""
+"""Servers that speak S3, each started once for all tests of a process, at its first use.
+
+Two more are tried only where one asks for them, as they are heavy. `TANUKI_TEST_MOTO` is the path of a `moto_server` (of
+`pip install 'moto[server]==5.2.5'` in an environment of its own, since it wants another botocore): it looks at signatures.
+`TANUKI_TEST_S3` is `s3://bucket/prefix?endpoint=…`, a place for tests in any server of this machine, such as Ceph's
+gateway, whose keys are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. What tests write there is left there.
+"""
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import socket
@@ -16,8 +23,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+MOTO, GIVEN = os.environ.get("TANUKI_TEST_MOTO"), os.environ.get("TANUKI_TEST_S3")
+GIVEN_KEYS = os.environ.get("AWS_ACCESS_KEY_ID", ""), os.environ.get("AWS_SECRET_ACCESS_KEY", "")
 BIN = Path(sys.executable).parent
 KEYS = ("testkey", "testsecret")
+KIND = {"Content-Type": "application/xml"}
 VERSIONED = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 
 
@@ -52,6 +62,45 @@ def nanio() -> str:
     return f"http://127.0.0.1:{port}"
 
 
+@cache
+def moto() -> tuple[str, tuple[str, str]]:
+    """A server that looks at signatures. Returns its address, and the one key that it knows."""
+    import boto3
+
+    assert MOTO is not None
+    port, directory = _free_port(), tempfile.mkdtemp()
+    _start([MOTO, "-H", "127.0.0.1", "-p", str(port)], port, directory, INITIAL_NO_AUTH_ACTION_COUNT="999999")
+    address = f"http://127.0.0.1:{port}"
+    _send("PUT", f"{address}/data")
+    _send("PUT", f"{address}/versioned")
+    _send("PUT", f"{address}/versioned?versioning", VERSIONED)
+    asked = {"endpoint_url": address, "region_name": "us-east-1"}
+    iam: Any = boto3.client("iam", aws_access_key_id="any", aws_secret_access_key="any", **asked)
+    iam.create_user(UserName="tests")
+    allowed = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    iam.put_user_policy(UserName="tests", PolicyName="all", PolicyDocument=json.dumps(allowed))
+    key = iam.create_access_key(UserName="tests")["AccessKey"]
+    _send("POST", f"{address}/moto-api/reset-auth", b"0")  # from now on it looks
+    return address, (key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def others() -> list[str]:
+    """Name the servers that were asked for."""
+    return [name for name, told in (("moto", MOTO), ("given", GIVEN)) if told]
+
+
+def opening(server: str) -> dict[str, Any]:
+    """What a storage is made of, in a server by its name, below which nothing is yet."""
+    if server == "ministack":
+        return {"url": place(ministack()), "session": session()}
+    if server == "moto":
+        address, (key, secret) = moto()
+        return {"url": place(address), "session": session(secret, key)}
+    assert GIVEN is not None
+    where, _, how = GIVEN.partition("?")
+    return {"url": f"{where.rstrip('/')}/{uuid.uuid4().hex}?{how}", "session": session(GIVEN_KEYS[1], GIVEN_KEYS[0])}
+
+
 def place(server: str, *, bucket: str = "data", **more: str) -> str:
     """A URL below which nothing is yet. The bucket `versioned` keeps what was deleted or replaced."""
     options = "".join(f"&{name}={value}" for name, value in more.items())
@@ -81,7 +130,7 @@ def _start(command: list[str], port: int, directory: str, **environment: str) ->
 def _send(method: str, url: str, body: bytes | None = None) -> None:
     for _ in range(100):
         try:
-            urllib.request.urlopen(urllib.request.Request(url, body, method=method), timeout=10).close()
+            urllib.request.urlopen(urllib.request.Request(url, body, KIND, method=method), timeout=10).close()
             return
         except OSError:
             time.sleep(0.05)

@@ -38,8 +38,9 @@ async def main(url: str, first: int, seed: int, journals: str) -> None:
     storage = Distant(url)
     journal = watched_journal(Journal(Path(journals), storage.place.address))
     recorder = Recorder(storage, journal=journal)
-    _ = asyncio.create_task(flush(recorder, random.Random(seed)))
+    flushing = asyncio.create_task(flush(recorder, random.Random(seed)))
     await work(storage, recorder, first, seed)
+    flushing.cancel()
 
 
 if __name__ == "__main__":

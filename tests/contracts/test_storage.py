@@ -88,7 +88,8 @@ Made = Callable[..., Storage]
         "filesystem",
         "redis_url",
         "cluster_url",
-        "s3",
+        "ministack",
+        *_s3.others(),
         pytest.param("sentinel_url", marks=pytest.mark.campaign),
     ]
 )
@@ -98,8 +99,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
         return MemoryStorage
     if request.param == "filesystem":
         return partial(FilesystemStorage, tmp_path / "data")
-    if request.param == "s3":
-        return partial(S3Storage, _s3.place(_s3.ministack()), session=_s3.session())
+    if request.param in ("ministack", *_s3.others()):
+        return partial(S3Storage, **_s3.opening(request.param))
     pytest.importorskip("redis.asyncio.sentinel")
     url = request.getfixturevalue(request.param)
     return partial(RedisStorage, f"{url}{'&' if '?' in url else '?'}prefix={uuid.uuid4().hex}")
