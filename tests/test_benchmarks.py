@@ -85,3 +85,13 @@ def test_the_scripts_explain_themselves(subprocess_env: dict[str, str]) -> None:
         told = subprocess.run(command, env=subprocess_env, capture_output=True, text=True, check=True).stdout
         assert "--json" in told
         assert "--repeats" in told
+
+
+def test_what_is_recorded_fast_reaches_s3_in_large_objects(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
+    results = tmp_path / "s3.json"
+    command = [sys.executable, str(BENCHMARKS / "bench_s3.py"), "--items", "9000", "--repeats", "1"]
+    subprocess.run([*command, "--json", str(results)], env=subprocess_env, check=True, capture_output=True, timeout=55)
+
+    figures = json.loads(results.read_text())["figures"]
+    assert figures["sustained distinct records/s to S3"][0] > 0
+    assert max(figures["size of a segment, MiB"]) >= 1
