@@ -14,6 +14,7 @@ from tanuki_async.abc import Appended
 from tanuki_async.storage import s3
 from tanuki_async.storage._s3_log import Log
 from tanuki_async.storage._s3_rewriting import Rewriting
+from tanuki_async.storage._s3_segments import Head
 from tanuki_async.storage.s3 import S3Storage
 from tests import _s3
 from tests._s3_faults import Faults
@@ -209,6 +210,30 @@ async def test_who_comes_second_with_a_rewriting_fails_and_changes_nothing() -> 
             await one.rewrite(NAME, while_changing(without(b"1"), lambda: other.rewrite(NAME, without(b"2"))))
         assert await everything(one) == [b"1", b"3"]
         assert (await all_bytes(one)).count(b"3\n") == 1
+
+
+async def test_a_rewriting_that_succeeded_without_being_told_so_loses_nothing() -> None:
+    async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, [b"1", b"2", b"3"])
+
+        async def rewrite(ready: s3._Ready) -> None:
+            objects = ready.log(NAME).objects
+            put = objects.replace
+
+            async def and_hear_nothing(head: Head, version: str | None) -> str | None:
+                await put(head, version)
+                raise StorageError("nobody answers")
+
+            objects.replace = and_hear_nothing  # type: ignore[method-assign]
+            try:
+                await ready.rewrite(NAME, without(b"2"))
+            finally:
+                objects.replace = put  # type: ignore[method-assign]
+
+        with pytest.raises(StorageError, match="nobody answers"):
+            await storage._do(rewrite)
+        assert await everything(storage) == [b"1", b"3"]
+        assert await storage.append(NAME, [b"3", b"4"]) == Appended(1, 1)
 
 
 @pytest.mark.parametrize("kind", ["503", "cut before", "cut after"])

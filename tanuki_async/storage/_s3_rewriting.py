@@ -32,6 +32,7 @@ class Rewriting:
         self._passed: list[_Passed] = []
         self._line = 0
         self._sent: list[Segment] = []
+        self._tried = False
         self.gone = 0
         self.filter = Filter()
         """Over the lines that stay."""
@@ -46,8 +47,9 @@ class Rewriting:
             async with turn:  # now only what came meanwhile is left
                 return await self._replace()
         except Exception:
-            with contextlib.suppress(StorageError):  # a sweep finds them
-                await self._objects.delete(self._sent)
+            if not self._tried:  # else a head may name them, though nobody told; or a sweep finds them
+                with contextlib.suppress(StorageError):
+                    await self._objects.delete(self._sent)
             raise
 
     async def _replace(self) -> tuple[Head, str] | None:
@@ -61,7 +63,7 @@ class Rewriting:
                 return None
             if (settled := await self._settled(head)) is None:
                 continue
-            new = replace(new, segments=tuple(settled))
+            new, self._tried = replace(new, segments=tuple(settled)), True
             if (version := await self._objects.replace(new, version)) is not None:
                 return new, version
 

@@ -41,6 +41,8 @@ class S3Storage(Storage):
     honours conditional writes, which is tried when it is opened; `writers=single` makes do without, for one process.
 
     A request that fails in passing is tried again for 30 s. The AWS client has a thread with an event loop of its own.
+    What is taken back or removed is deleted for good: in a bucket that keeps versions from these too, for which the key
+    needs `s3:ListBucketVersions` and `s3:DeleteObjectVersion`. Replicas, backups and object locks are not ours to undo.
     """
 
     patience = 5.0
@@ -108,7 +110,7 @@ class S3Storage(Storage):
         await self._do(lambda ready: ready.values.release(lease))
 
     async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
-        """Leave out what `change` leaves out, and delete it for good, from older versions of objects too.
+        """Leave out what `change` leaves out, all at once, and delete it for good.
 
         Where two processes do this to one name at once, one of them fails, having changed nothing. Who is just reading
         `name`, and comes to lines that were taken back, is told by a StorageError to read it again.
