@@ -58,6 +58,7 @@ async def all_bytes(storage: S3Storage) -> bytes:
     """Whatever is kept below the place, older versions included."""
 
     async def read(ready: s3._Ready) -> bytes:
+        await asyncio.gather(*ready._merging.values())
         bucket = ready._bucket
         found = b""
         async for page in bucket._pages("list", "list_object_versions", ""):
@@ -156,29 +157,31 @@ async def test_lines_that_others_add_and_merge_meanwhile_pass_through_the_change
         assert await other.append(NAME, [b"%d" % n for n in range(20)]) == Appended(2, 18)
 
 
-async def test_a_merge_that_began_before_a_rewriting_does_not_put_a_segment_that_is_swept_into_the_log() -> None:
-    async with opened(_s3.place(_s3.ministack())) as storage:
-        await storage.append(NAME, [b"secret", b"x" * 100_000])  # too large to be merged with what follows
+@pytest.mark.parametrize(("secret", "late"), [(b"before", False), (b"7", False), (b"7", True)])
+async def test_a_merge_that_a_rewriting_overtakes_changes_nothing_and_leaves_nothing(secret: bytes, late: bool) -> None:
+    async with opened(_s3.place(_s3.ministack(), bucket="versioned")) as storage:
+        await storage.append(NAME, [b"before", b"x" * 100_000])  # too large to be merged with what follows
         for n in range(15):
             await storage.append(NAME, [b"%d" % n])
 
         async def merge_too_late(ready: s3._Ready) -> None:
-            log, late = ready.log(NAME), Log(ready._bucket, NAME)
+            log, other = ready.log(NAME), Log(ready._bucket, NAME)
             await log.append([b"15"], latest=False)
-            await late.refresh()
-            send = late.objects.send_whole
+            await other.refresh()
+            send = other.objects.send_whole
 
             async def and_fall_asleep(content: bytes, lines: int, era: str) -> Any:
-                sent = await send(content, lines, era)
-                assert sent.lines == 16
-                await log.rewrite(without(b"secret"), 0)
-                return sent
+                sent = None if late else await send(content, lines, era)
+                await log.rewrite(without(secret), 0)
+                return sent or await send(content, lines, era)
 
-            late.objects.send_whole = and_fall_asleep  # type: ignore[method-assign]
-            await late.merge()
+            other.objects.send_whole = and_fall_asleep  # type: ignore[method-assign]
+            await other.merge()
 
         await storage._do(merge_too_late)
-        assert await everything(storage) == [b"x" * 100_000, *(b"%d" % n for n in range(16))]
+        all_lines = [b"before", b"x" * 100_000, *(b"%d" % n for n in range(16))]
+        assert await everything(storage) == [line for line in all_lines if line != secret]
+        assert secret + b"\n" not in await all_bytes(storage)
 
 
 async def test_what_was_sent_before_a_rewriting_is_sent_again_as_it_may_have_been_swept() -> None:

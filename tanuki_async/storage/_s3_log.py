@@ -159,6 +159,7 @@ class Log:
             whole = await self.objects.send_whole(content, sum(part.lines for part in parts), era)
             if not await self._exchange(parts, whole, era):
                 await self.objects.delete([whole])
+                await self.objects.erase()  # it may hold lines that were taken back meanwhile
                 return
             await self.objects.delete(parts)
 
@@ -244,6 +245,8 @@ class Log:
         """Delete segments that the head just read does not name, nor will any: the version to follow is gone."""
         with contextlib.suppress(StorageError):  # a sweep finds them
             await self.objects.delete(segment for segment in sent.segments if segment not in self._head.segments)
+            if sent.era != self._head.era:
+                await self.objects.erase()  # they may hold lines that were taken back meanwhile
 
     async def _commit(self, segments: Sequence[Segment]) -> bool:
         """Add segments to the log, or learn what others added meanwhile."""
