@@ -39,30 +39,34 @@ class Clients:
         self._process = os.getpid()
         self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = weakref.WeakKeyDictionary()
 
-    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument) -> Any:
-        """Run a script, which the server may have to be told first. The keys share one slot."""
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Argument, wait: bool = True) -> Any:
+        """Run a script, which the server may have to be told first. The keys share one slot.
+
+        Replicas are waited for where the URL asks for that, unless `wait` is false.
+        """
         from redis.exceptions import NoScriptError
 
+        send = self._send if wait and self.place.wait else self._just_send
         with translated(script.doing, self.place):
             try:
-                return await self._send("EVALSHA", script.digest, len(keys), *keys, *arguments)
+                return await send("EVALSHA", script.digest, len(keys), *keys, *arguments)
             except NoScriptError:
-                return await self._send("EVAL", script.text, len(keys), *keys, *arguments)
+                return await send("EVAL", script.text, len(keys), *keys, *arguments)
 
     async def command(self, doing: str, *words: Argument) -> Any:
         """Run one command that reads, or whose loss does no harm."""
         with translated(doing, self.place):
-            return await _heeding(self._client().execute_command(*words))
+            return await self._just_send(*words)
 
-    async def exist(self, doing: str, keys: Sequence[str]) -> list[bool]:
-        """Tell of each key whether it is there."""
-        if not keys:
+    async def commands(self, doing: str, *commands: Sequence[Argument]) -> list[Any]:
+        """Run several such commands, in order where their keys share one slot."""
+        if not commands:
             return []
         with translated(doing, self.place):
             pipeline: Any = self._client().pipeline(transaction=False)
-            for key in keys:
-                pipeline.exists(key)
-            return [bool(found) for found in await _heeding(pipeline.execute())]
+            for words in commands:
+                pipeline.execute_command(*words)
+            return list(await _heeding(pipeline.execute()))
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. What comes later opens new ones."""
@@ -71,15 +75,20 @@ class Clients:
         if held is not None:
             await held.aclose()
 
+    async def _just_send(self, *words: Argument) -> Any:
+        return await _heeding(self._client().execute_command(*words))
+
     async def _send(self, *words: Argument) -> Any:
-        """Run what writes, and wait for replicas where that is asked for, on the same connection."""
-        client = self._client()
-        if not self.place.wait:
-            return await _heeding(client.execute_command(*words))
-        pipeline: Any = client.pipeline(transaction=False)
+        """Run what writes, and wait for replicas on the same connection.
+
+        WAIT looks at this connection's last write alone: where the script finds that everything is there already,
+        which another connection may have written a moment ago, the mark is written behind it.
+        """
+        pipeline: Any = self._client().pipeline(transaction=False)
         pipeline.execute_command(*words)
+        pipeline.execute_command("SET", f"{self.place.prefix}:mark", "")
         pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000))
-        answer, replicas = await _heeding(pipeline.execute(raise_on_error=False))
+        answer, _, replicas = await _heeding(pipeline.execute(raise_on_error=False))
         if isinstance(answer, Exception):
             raise answer
         if isinstance(replicas, Exception):

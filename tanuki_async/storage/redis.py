@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from tanuki_async._bloom import stamped
 from tanuki_async._clock import Clock
 from tanuki_async._errors import StorageError, clip
-from tanuki_async._lines import key_of
 from tanuki_async.abc import Appended, Lease, Storage, Versioned
 from tanuki_async.storage._names import check
 from tanuki_async.storage._redis_client import Clients
+from tanuki_async.storage._redis_lines import Lines, batches
 from tanuki_async.storage._redis_place import RedisPlace
-from tanuki_async.storage._redis_scripts import APPEND, APPEND_LATEST, CLAIM, FOLLOW, LAYERS, PUT, RELEASE
-from tanuki_async.storage._seen import question_of
+from tanuki_async.storage._redis_rewrite import rewrite
+from tanuki_async.storage._redis_scripts import CLAIM, PUT, RELEASE, REMOVE
 
 __all__ = ["RedisStorage"]
 
 LAYOUT = 1
-_LINES, _BYTES = 1000, 1 << 20
-"""What one script takes and one page of a scan aims at: the server does nothing else meanwhile."""
 
 
 class RedisStorage(Storage):
@@ -60,9 +57,9 @@ class RedisStorage(Storage):
         check(name, "name", lines)
         written = 0
         try:
-            for batch in _batches(lines):
+            for batch in batches(lines):
                 await self._list(name)
-                written += await (self._append_latest(name, batch) if latest else self._append(name, batch))
+                written += await self._append(name, batch, latest)
         except StorageError:
             self._listed.clear()  # after a failover the list of names may lack some
             raise
@@ -70,20 +67,13 @@ class RedisStorage(Storage):
 
     async def scan(self, name: str, *, start: int = 0) -> AsyncIterator[list[bytes]]:
         check(name, "name")
-        at, end, page = start, await self.count(name), 32
-        while at < end:
-            key, last = self._key(name, "lines"), min(at + page, end) - 1
-            lines: list[bytes] = await self._clients.command("read lines", "LRANGE", key, at, last)
-            if not lines:
-                return
-            yield lines
-            at += len(lines)
-            page = page * 2 if sum(map(len, lines)) < _BYTES // 2 else max(page // 2, 1)
-            page = min(page, _LINES * 4)
+        lines = Lines(self._clients, name)
+        async for page in lines.pages(start, *await lines.state()):
+            yield page
 
     async def count(self, name: str) -> int:
         check(name, "name")
-        return int(await self._clients.command("count lines", "LLEN", self._key(name, "lines")))
+        return await Lines(self._clients, name).count()
 
     async def names(self, prefix: str = "") -> list[str]:
         return await self._existing("names", "lines", prefix)
@@ -114,12 +104,20 @@ class RedisStorage(Storage):
         check(lease.key, "key")
         await self._clients.run(RELEASE, [self._key(lease.key, "lease")], lease.owner, lease.token)
 
+    async def rewrite(self, name: str, change: Callable[[list[bytes]], list[bytes]]) -> int:
+        check(name, "name")
+        return (await rewrite(Lines(self._clients, name), change)).gone
+
+    async def remove(self, key: str) -> None:
+        check(key, "key")
+        await self._clients.run(REMOVE, [self._key(key, "value")])
+
+    async def rebuild(self, name: str) -> int:
+        check(name, "name")
+        return (await rewrite(Lines(self._clients, name), lambda lines: lines, always=True)).kept
+
     def _key(self, name: str, what: str) -> str:
         return f"{self.place.prefix}:{{{name}}}:{what}"
-
-    def _keys(self, name: str) -> list[str]:
-        layers = (f"seen-{level}" for level in range(LAYERS))
-        return [self._key(name, what) for what in ("lines", "known", "about", "newest", *layers)]
 
     async def _list(self, name: str) -> None:
         """Enter a name among the names before its first line is there: nothing may be kept that no one finds."""
@@ -127,51 +125,17 @@ class RedisStorage(Storage):
             await self._clients.command("list a name", "SADD", f"{self.place.prefix}:names", name)
             self._listed.add(name)
 
-    async def _append(self, name: str, lines: Sequence[bytes]) -> int:
-        stamps = b"".join(stamped(map(key_of, lines)))
-        written, behind = await self._clients.run(APPEND, self._keys(name), stamps, b"\n".join(lines))
-        return await self._first(name, written, behind)
-
-    async def _append_latest(self, name: str, lines: Sequence[bytes]) -> int:
-        stamps = stamped(map(key_of, lines))
-        both = b"".join([stamp + question_of(line) for stamp, line in zip(stamps, lines, strict=True)])
-        while True:
-            written, told = await self._clients.run(APPEND_LATEST, self._keys(name), both, b"\n".join(lines))
-            if written >= 0:
-                return await self._first(name, written, told)
-            await self._follow(name, told)
-
-    async def _first(self, name: str, written: int, behind: int) -> int:
-        """List a name anew whose lines are the first: somebody may have deleted everything meanwhile."""
-        if written and not behind:
+    async def _append(self, name: str, batch: Sequence[bytes], latest: bool) -> int:
+        lines = Lines(self._clients, name)
+        written, before = await (lines.append_latest(batch) if latest else lines.append(batch))
+        if written and not before:  # the first: somebody may have deleted everything meanwhile
             self._listed.discard(name)
             await self._list(name)
         return written
 
-    async def _follow(self, name: str, followed: int) -> None:
-        """Tell the server the newest answers among lines that were appended the other way."""
-        async for lines in self.scan(name, start=followed):
-            for at in range(0, len(lines), _LINES):
-                some = lines[at : at + _LINES]
-                keys = b"".join([key_of(line) + question_of(line) for line in some])
-                told = await self._clients.run(FOLLOW, self._keys(name), followed, keys)
-                followed += len(some)
-                if told != followed:  # another process follows too
-                    return
-
     async def _existing(self, index: str, what: str, prefix: str) -> list[str]:
         found: Any = await self._clients.command(f"list {index}", "SMEMBERS", f"{self.place.prefix}:{index}")
         listed = sorted(name for name in map(bytes.decode, found) if name.startswith(prefix))
-        exist = await self._clients.exist(f"list {index}", [self._key(name, what) for name in listed])
+        exist = await self._clients.commands(f"list {index}", *[("EXISTS", self._key(name, what)) for name in listed])
         return [name for name, there in zip(listed, exist, strict=True) if there]
 
-
-def _batches(lines: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    begin = size = 0
-    for at, line in enumerate(lines):
-        if at - begin == _LINES or (size + len(line) > _BYTES and at > begin):
-            yield lines[begin:at]
-            begin, size = at, 0
-        size += len(line)
-    if begin < len(lines):
-        yield lines[begin:]
