@@ -102,8 +102,20 @@ def server(*options: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[list[Server]]:
-    """Run a Cluster of three primaries."""
+def replicated() -> Iterator[tuple[Server, Server]]:
+    """Run a primary and its replica."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        primary = Server(Path(scratch, "primary"), "--repl-diskless-sync-delay", "0")
+        stack.callback(primary.kill)
+        replica = Server(Path(scratch, "replica"), "--replicaof", HOST, str(primary.port))
+        stack.callback(replica.kill)
+        _until(lambda: b"master_link_status:up" in replica.ask("INFO", "replication"))
+        yield primary, replica
+
+
+@contextlib.contextmanager
+def cluster(replicas: int = 0) -> Iterator[list[Server]]:
+    """Run a Cluster of three primaries, the first three; those after them are replicas of the first, the second …"""
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
         nodes = [Server(Path(scratch, str(number)), *options) for number in range(3)]

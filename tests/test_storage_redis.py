@@ -182,6 +182,27 @@ async def test_replicas_that_are_asked_for_and_missing_are_told(
     assert "only 0 of 1 replicas" in await failure(f"{server.url}?wait=1&prefix={uuid.uuid4().hex}")
 
 
+async def test_what_is_there_already_is_acknowledged_only_when_a_replica_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with _redis.replicated() as (primary, replica):
+        first, second = (RedisStorage(f"{primary.url}?wait=1") for _ in range(2))
+        await first.open()
+        await first.append(NAME, [line(1)])
+        assert replica.process is not None
+        os.kill(replica.process.pid, signal.SIGSTOP)
+        monkeypatch.setattr("tanuki_async.storage._redis_client._REPLICA_SECONDS", 0.05)
+        for storage in (first, first, second):  # where all but the first write find it there
+            with pytest.raises(StorageError, match="only 0 of 1 replicas"):
+                await storage.append(NAME, [line(2)])
+        os.kill(replica.process.pid, signal.SIGCONT)
+        monkeypatch.undo()
+        assert await second.append(NAME, [line(2)]) == Appended(0, 1)
+        assert replica.ask("LLEN", first._key(NAME, "lines")) == b":2\r\n"
+        await first.aclose()
+        await second.aclose()
+
+
 async def test_a_newer_layout_is_refused(storage: RedisStorage, server: _redis.Server) -> None:
     server.ask("SET", f"{storage.place.prefix}:format", "2")
     with pytest.raises(StorageError, match="upgrade tanuki_async"):

@@ -114,7 +114,8 @@ class Storage(ABC):
         """Leave out the lines that `change`, given batch after batch in order, leaves out; return how many.
 
         All at once or not at all, for every process; what is known of the lines follows. `change` is a pure function
-        and may run in a thread. Raises StorageError where nothing can be taken back, as by default.
+        and may run in a thread. A scan under way goes on with the lines as they were, or raises StorageError; so does
+        this where nothing can be taken back, as by default.
         """
         raise StorageError(f"{type(self).__name__} cannot take back what it has written")
 

@@ -40,7 +40,7 @@ class Lines:
         return int(await self.clients.command("count lines", "LLEN", self.key))
 
     async def state(self) -> tuple[int, int]:
-        """Tell how many lines there are, and their generation: asked in this order, the count is never of a later one."""
+        """Tell how many lines there are, and their generation; in this order, the count is never of a later one."""
         asked = ("LLEN", self.key), ("HGET", self.keys[2], "generation")
         count, generation = await self.clients.commands("count lines", *asked)
         return int(count), int(generation or 0)

@@ -35,6 +35,8 @@ class RedisPlace:
     prefix: str = "tanuki"
     wait: int = 0
     """How many replicas must have a write before it counts as durable."""
+    sentinel_login: tuple[str, str] = field(default=("", ""), repr=False)
+    """User and password of the Sentinels themselves, where they want them."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -67,11 +69,14 @@ class RedisPlace:
             raise ValueError("wait is not offered with cluster: set min-replicas-to-write on its servers")
         login, _, hosts = parts.netloc.rpartition("@")
         path = parts.path.strip("/")
+        sentinel_login = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
         sentinel = parts.scheme.endswith("+sentinel")
         addresses = _addresses(hosts) if sentinel else ()
         service, _, database = path.partition("/") if sentinel else ("", "", path)
         if sentinel and not service:
             raise ValueError("the service's name is missing after the hosts")
+        if any(sentinel_login) and not sentinel:
+            raise ValueError("sentinel_username and sentinel_password go with redis+sentinel://")
         if database and not database.isdigit():
             raise ValueError(f"database {database!r} is not a number")
         if is_cluster and database not in ("", "0"):
@@ -79,7 +84,8 @@ class RedisPlace:
         _ = parts.port if not sentinel else None  # raises where it is no number
         where = f"{parts.scheme}://{hosts}/{path}".rstrip("/")
         plain = _plain(parts, login, hosts if not sentinel else "localhost", database, query)
-        secrets = tuple(filter(None, (unquote(login.partition(":")[2]), login.partition(":")[2])))
+        password = login.partition(":")[2]
+        others = (value for key, value in query.items() if "password" in key)
         return cls(
             name=where,
             url=plain,
@@ -88,7 +94,8 @@ class RedisPlace:
             cluster=is_cluster,
             prefix=prefix,
             wait=wait,
-            secrets=(*secrets, *(value for key, value in query.items() if "password" in key)),
+            sentinel_login=sentinel_login,
+            secrets=tuple(filter(None, (unquote(password), password, sentinel_login[1], *others))),
         )
 
     def connect(self) -> Any:
@@ -106,7 +113,9 @@ class RedisPlace:
         options = import_module("redis.asyncio.connection").parse_url(self.url)
         login = {key: options[key] for key in ("username", "password", "db") if key in options}
         secure = {"ssl": True} if self.url.startswith("rediss:") else {}
-        sentinels = import_module("redis.asyncio.sentinel").Sentinel(self.sentinels, sentinel_kwargs=how | secure)
+        user, password = self.sentinel_login
+        watchers = how | secure | {"username": user or None, "password": password or None}
+        sentinels = import_module("redis.asyncio.sentinel").Sentinel(self.sentinels, sentinel_kwargs=watchers)
         return sentinels.master_for(self.service, **login, **secure, **how)
 
 

@@ -16,11 +16,11 @@ from tanuki_async.storage._redis_scripts import BEGIN, DROP, KEEP, SWAP
 
 __all__ = ["Rewritten", "rewrite"]
 
-_DRAFT_SECONDS = 60
+_DRAFT_SECONDS = 60.0
 """How long a draft lives after its last batch: what a process leaves that dies vanishes by itself."""
-_OLD_SECONDS = 60
+_OLD_SECONDS = 60.0
 """How long the old lines stay for whoever is reading them."""
-_HOLD_SECONDS = 2
+_HOLD_SECONDS = 2.0
 """For how long at most appends wait in which a draft that could not keep up takes in the last lines."""
 _ROUNDS = 8
 _BUSY_SECONDS = 0.1
@@ -71,7 +71,7 @@ class _Draft:
     async def begin(self) -> None:
         keys = [*self._lines.keys, *self._lines.draft_keys]
         while True:
-            generation = await self._clients.run(BEGIN, keys, self._owner, _DRAFT_SECONDS * 1000, wait=False)
+            generation = await self._clients.run(BEGIN, keys, self._owner, _milliseconds(_DRAFT_SECONDS), wait=False)
             if generation >= 0:
                 break
             await asyncio.sleep(_BUSY_SECONDS)
@@ -94,8 +94,8 @@ class _Draft:
         """Put the draft in the place of the lines, unless there are more lines than were read."""
         self._rounds += 1
         keys = [*self._lines.keys, *self._lines.draft_keys, self._lines.old_key(self._generation)]
-        hold = _HOLD_SECONDS * 1000 if self._rounds > _ROUNDS else 0
-        numbers = self.read, self.kept, _OLD_SECONDS * 1000, hold
+        hold = _milliseconds(_HOLD_SECONDS) if self._rounds > _ROUNDS else 0
+        numbers = self.read, self.kept, _milliseconds(_OLD_SECONDS), hold
         return self._still(await self._clients.run(SWAP, keys, self._owner, *numbers)) == self.read
 
     async def drop(self) -> None:
@@ -105,7 +105,7 @@ class _Draft:
         """Write lines to the draft; with none, only let it live on."""
         for batch in batches(lines) if lines else ((),):
             stamps = b"".join(stamped(map(key_of, batch)))
-            told = self.kept, self._owner, _DRAFT_SECONDS * 1000
+            told = self.kept, self._owner, _milliseconds(_DRAFT_SECONDS)
             self.kept = self._still(
                 await self._clients.run(KEEP, self._lines.draft_keys, stamps, b"\n".join(batch), *told, wait=False)
             )
@@ -117,3 +117,7 @@ class _Draft:
                 "the draft was lost, by a failover, a deletion, or a pause of a minute; do it again"
             )
         return told
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -138,4 +138,3 @@ class RedisStorage(Storage):
         listed = sorted(name for name in map(bytes.decode, found) if name.startswith(prefix))
         exist = await self._clients.commands(f"list {index}", *[("EXISTS", self._key(name, what)) for name in listed])
         return [name for name, there in zip(listed, exist, strict=True) if there]
-

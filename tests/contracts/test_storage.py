@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -351,6 +352,28 @@ async def test_rewriting_keeps_the_order_and_what_came_twice(rewritable: Storage
         await rewritable.append(NAME, [each], latest=True)
     assert await rewritable.rewrite(NAME, lambda found: [each for each in found if each != line("y")]) == 1
     assert await everything(rewritable) == lines[:3]
+
+
+async def test_after_a_rewrite_the_newest_answer_is_that_of_the_lines_left(rewritable: Storage) -> None:
+    for output in ("good", "bad", "fine"):
+        await rewritable.append(NAME, [line("x", output)], latest=True)
+    assert await rewritable.rewrite(NAME, lambda lines: [each for each in lines if each != line("x", "fine")]) == 1
+    assert await rewritable.append(NAME, [line("x", "bad")], latest=True) == Appended(0, 1)
+    assert await rewritable.append(NAME, [line("x", "good")], latest=True) == Appended(1, 0)
+    assert await everything(rewritable) == [line("x", "good"), line("x", "bad"), line("x", "good")]
+
+
+async def test_a_scan_that_a_rewrite_overtakes_skips_and_repeats_nothing(rewritable: Storage) -> None:
+    lines = [line(n, "x" * 300) for n in range(5000)]
+    await rewritable.append(NAME, lines)
+    seen: list[bytes] = []
+    with contextlib.suppress(StorageError):  # which is better than silence
+        async for batch in rewritable.scan(NAME):
+            seen += batch
+            if len(seen) == len(batch):
+                await rewritable.rewrite(NAME, lambda found: [each for each in found if not each.startswith(b"1", 16)])
+    assert seen == lines[: len(seen)]
+    assert len(await everything(rewritable)) < 5000
 
 
 async def test_a_failing_rewrite_changes_nothing(rewritable: Storage) -> None:
