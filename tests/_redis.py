@@ -117,15 +117,20 @@ def replicated() -> Iterator[tuple[Server, Server]]:
 def cluster(replicas: int = 0) -> Iterator[list[Server]]:
     """Run a Cluster of three primaries, the first three; those after them are replicas of the first, the second …"""
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
-        nodes = [Server(Path(scratch, str(number)), *options) for number in range(3)]
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0")
+        nodes = [Server(Path(scratch, str(number)), *options) for number in range(3 + replicas)]
         for node in nodes:
             stack.callback(node.kill)
-        for first, last, node in zip((0, 5461, 10923), (5460, 10922, 16383), nodes, strict=True):
-            node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
             node.ask("CLUSTER", "MEET", HOST, str(nodes[0].port))
+        for first, last, node in zip((0, 5461, 10923), (5460, 10922, 16383), nodes, strict=False):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+        known = b"cluster_known_nodes:%d" % len(nodes)
+        _until(lambda: all(known in node.ask("CLUSTER", "INFO") for node in nodes))
         _until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes))
-        _until(lambda: all(b"cluster_known_nodes:3" in node.ask("CLUSTER", "INFO") for node in nodes))
+        for primary, node in zip(nodes, nodes[3:], strict=False):
+            node.ask("CLUSTER", "REPLICATE", primary.ask("CLUSTER", "MYID").split()[1].decode())
+        for node in nodes[3:]:
+            _until(lambda node=node: b"master_link_status:up" in node.ask("INFO", "replication"))
         yield nodes
 
 
@@ -144,13 +149,24 @@ def sentinels() -> Iterator[tuple[str, Server, Server]]:
         yield f"redis+sentinel://{hosts}/examples", primary, replica
 
 
-def _watcher(directory: Path, primary: Server, stack: contextlib.ExitStack) -> Server:
+@contextlib.contextmanager
+def guarded_sentinel(password: str, primary_password: str) -> Iterator[str]:
+    """Run a primary and one Sentinel, each with its own password: the Sentinel's address."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
+        primary = Server(Path(scratch, "primary"), "--requirepass", primary_password)
+        stack.callback(primary.kill)
+        more = f"sentinel auth-pass examples {primary_password}\nrequirepass {password}\n"
+        watcher = _watcher(Path(scratch, "sentinel"), primary, stack, more)
+        yield f"{HOST}:{watcher.port}"
+
+
+def _watcher(directory: Path, primary: Server, stack: contextlib.ExitStack, more: str = "") -> Server:
     directory.mkdir()
     port = free_port()
     configuration = directory / "sentinel.conf"
     configuration.write_text(
         f"port {port}\nbind {HOST}\ndir {directory}\nsentinel monitor examples {HOST} {primary.port} 2\n"
-        "sentinel down-after-milliseconds examples 1000\nsentinel failover-timeout examples 2000\n"
+        f"sentinel down-after-milliseconds examples 1000\nsentinel failover-timeout examples 2000\n{more}"
     )
     watcher = object.__new__(Server)
     watcher.directory, watcher.options, watcher.port = directory, (), port

@@ -148,6 +148,20 @@ async def test_errors_say_what_to_do_and_hide_the_password() -> None:
         assert "s3cret" not in repr(good) + repr(good.place)
 
 
+async def test_sentinels_with_a_password_of_their_own_are_asked_with_it() -> None:
+    with _redis.guarded_sentinel("wat/ch-one", "s3cret-one") as address:
+        place = f"redis+sentinel://:s3cret-one@{address}/examples"
+        good = RedisStorage(f"{place}?sentinel_password=wat%2Fch-one")
+        await good.open()
+        assert await good.append(NAME, [line(1)]) == Appended(1, 0)
+        await good.aclose()
+        assert "one" not in repr(good) + repr(good.place) + good.address
+        for url in (place, f"{place}?sentinel_password=wr0ng-one", f"{place}?sentinel_username=u&sentinel_password=x"):
+            told = await failure(url)
+            assert "?sentinel_password=" in told
+            assert "-one" not in told
+
+
 async def test_nobody_listening_is_told() -> None:
     assert "nobody listens there: start Redis" in await failure(f"redis://{_redis.HOST}:{_redis.free_port()}")
     sentinel = f"redis+sentinel://{_redis.HOST}:{_redis.free_port()}/examples"
@@ -303,6 +317,7 @@ def test_a_place_in_words_has_no_login(url: str, name: str) -> None:
         "redis://:passw0rd@h:port",
         "redis+sentinel://:passw0rd@a:1",
         "redis://:passw0rd#more@h",
+        "redis://h?sentinel_password=passw0rd",
         "redis://user:passw0rd/more@h:6379",
         "redis://user:6/passw0rd@h",
         "redis+sentinel://user:6/passw0rd@a:1",

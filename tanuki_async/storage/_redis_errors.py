@@ -10,7 +10,13 @@ from tanuki_async.storage._redis_place import RedisPlace
 
 __all__ = ["translated"]
 
+_SENTINEL_LOGIN = (
+    "the Sentinels want another password of their own: add ?sentinel_password= to the URL, and sentinel_username= if "
+    "they have users"
+)
 _BY_WORD = (
+    ("auth:AuthenticationError", _SENTINEL_LOGIN),  # within "No master found", of redis 7.2 and newer
+    (" - AuthenticationError(", _SENTINEL_LOGIN),  # of older ones
     ("WRONGPASS", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid username-password", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid password", "the password is wrong: correct the URL, redis://:PASSWORD@HOST"),
