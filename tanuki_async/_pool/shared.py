@@ -270,7 +270,7 @@ class SharedBudget:
         words = self._id, self._period * 1000, 1500 * lasting, json.dumps(asked), 1000 * self._interval
         try:
             async with asyncio.timeout(lasting / 2 if self._good_until else _PATIENCE):
-                told = json.loads(await self._clients.run(DEAL, self._keys, *words))
+                told = json.loads(await self._clients.run(DEAL, self._keys, *words, wait=False))
         except BaseException:
             for share, ask in zip((self._requests, self._tokens), asked, strict=True):
                 if share:

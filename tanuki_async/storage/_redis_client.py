@@ -18,6 +18,8 @@ from tanuki_async.storage._redis_place import RedisPlace
 __all__ = ["Clients", "Script"]
 
 _REPLICA_SECONDS = 2.0
+_MARK_SECONDS = 60
+_MOVES = 4
 Argument = bytes | str | int | float
 
 
@@ -79,26 +81,43 @@ class Clients:
         return await _heeding(self._client().execute_command(*words))
 
     async def _send(self, *words: Argument) -> Any:
-        """Run what writes, and wait for replicas on the same connection.
+        """Run a script and wait for replicas. In a Cluster, follow a slot that has moved, and ask again there."""
+        from redis.exceptions import MovedError
 
-        WAIT looks at this connection's last write alone: where the script finds that everything is there already,
-        which another connection may have written a moment ago, the mark is written behind it.
-        """
-        pipeline: Any = self._client().pipeline(transaction=False)
-        pipeline.execute_command(*words)
-        pipeline.execute_command("SET", f"{self.place.prefix}:mark", "")
-        pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000))
-        answer, _, replicas = await _heeding(pipeline.execute(raise_on_error=False))
-        if isinstance(answer, Exception):
-            raise answer
-        if isinstance(replicas, Exception):
-            raise replicas
+        client, key = self._client(), str(words[3])
+        for _ in range(_MOVES):
+            answer, marked, replicas = await self._send_to_primary(client, key, words)
+            error = next((each for each in (answer, marked, replicas) if isinstance(each, Exception)), None)
+            if error is None:
+                break
+            if self.place.cluster:
+                await _heeding(client.execute_command("EXISTS", key))
+            if not isinstance(error, MovedError):
+                raise error
+        else:
+            raise StorageError(f"could not write at {self.place}: its slots move about; try again")
         if replicas < self.place.wait:
             raise StorageError(
                 f"written at {self.place}, but only {replicas} of {self.place.wait} replicas have it: bring them back, "
                 "or lower ?wait="
             )
         return answer
+
+    async def _send_to_primary(self, client: Any, key: str, words: Sequence[Argument]) -> Any:
+        """Run a script and WAIT, on one connection, so to one server.
+
+        WAIT looks at this connection's last write alone: where the script finds that everything is there already,
+        which another connection may have written a moment ago, a mark is written behind it.
+        """
+        where, how = {}, {}
+        if self.place.cluster:
+            await client.initialize()
+            where, how = {"target_nodes": client.get_node_from_key(key)}, {"allow_redirections": False}
+        pipeline: Any = client.pipeline(transaction=False)
+        pipeline.execute_command(*words, **where)
+        pipeline.execute_command("SET", f"{key.partition('}')[0]}}}:mark", "", "EX", _MARK_SECONDS, **where)
+        pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000), **where)
+        return await _heeding(pipeline.execute(raise_on_error=False, **how))
 
     def _client(self) -> Any:
         loop = asyncio.get_running_loop()

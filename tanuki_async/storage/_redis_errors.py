@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator
 
 from tanuki_async._errors import StorageError, clip
@@ -15,7 +16,7 @@ _SENTINEL_LOGIN = (
     "they have users"
 )
 _BY_WORD = (
-    ("auth:AuthenticationError", _SENTINEL_LOGIN),  # within "No master found", of redis 7.2 and newer
+    ("auth:AuthenticationError", _SENTINEL_LOGIN),  # within "No master found", of newer clients
     (" - AuthenticationError(", _SENTINEL_LOGIN),  # of older ones
     ("WRONGPASS", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid username-password", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
@@ -51,6 +52,8 @@ _BY_WORD = (
     ("Timeout", "it does not answer in time: see whether it is stopped or overloaded"),
 )
 _OTHERWISE = "see its log"
+_CLIENT = re.compile(r"<redis\.asyncio.*?> - ")
+"""Names each Sentinel that failed, in half a screen."""
 
 
 @contextlib.contextmanager
@@ -61,7 +64,7 @@ def translated(doing: str, place: RedisPlace) -> Generator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
-        said = f"{type(error).__name__}: {error}"
+        said = _CLIENT.sub("", f"{type(error).__name__}: {error}")
         for secret in place.secrets:
             said = said.replace(secret, "***")
         advice = next((advice for word, advice in _BY_WORD if word in said), _OTHERWISE)

@@ -65,8 +65,6 @@ class RedisPlace:
         if cluster not in ("true", "false", "1", "0") or wait < 0:
             raise ValueError("cluster is true or false, wait a number of replicas")
         is_cluster = cluster in ("true", "1")
-        if is_cluster and wait:
-            raise ValueError("wait is not offered with cluster: set min-replicas-to-write on its servers")
         login, _, hosts = parts.netloc.rpartition("@")
         path = parts.path.strip("/")
         sentinel_login = query.pop("sentinel_username", ""), query.pop("sentinel_password", "")
