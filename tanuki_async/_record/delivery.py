@@ -25,6 +25,7 @@ class RecorderStatistics:
     or set aside as refused.
 
     What was remembered, kept and taken over from processes that died is in one of these, and in one only.
+    What was written, but whose acknowledgement was lost, is found there by the next try: it is `deduplicated`.
     """
 
     queued: int

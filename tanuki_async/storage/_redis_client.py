@@ -115,7 +115,7 @@ class Clients:
             where, how = {"target_nodes": client.get_node_from_key(key)}, {"allow_redirections": False}
         pipeline: Any = client.pipeline(transaction=False)
         pipeline.execute_command(*words, **where)
-        pipeline.execute_command("SET", f"{key.partition('}')[0]}}}:mark", "", "EX", _MARK_SECONDS, **where)
+        pipeline.execute_command("SET", _beside(self.place.prefix, key), "", "EX", _MARK_SECONDS, **where)
         pipeline.execute_command("WAIT", self.place.wait, int(_REPLICA_SECONDS * 1000), **where)
         return await _heeding(pipeline.execute(raise_on_error=False, **how))
 
@@ -128,6 +128,12 @@ class Clients:
             if held is None:
                 held = self._of[loop] = _Client(self.place)
         return held.client
+
+
+def _beside(prefix: str, key: str) -> str:
+    """Name a key of the same slot."""
+    tag = key.partition("{")[2].partition("}")[0]
+    return f"{prefix}:{{{tag or key}}}:mark"
 
 
 async def _heeding(answer: Awaitable[Any]) -> Any:

@@ -18,6 +18,7 @@ __all__ = [
     "FOLLOW",
     "KEEP",
     "LAYERS",
+    "LIST",
     "PUT",
     "RELEASE",
     "REMOVE",
@@ -245,6 +246,8 @@ DROP = Script(
     "if redis.call('HGET', KEYS[3], 'owner') == ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end return 0",
 )
 """KEYS: those of the draft. ARGV: its owner."""
+
+LIST = Script("list a name", "return redis.call('SADD', KEYS[1], ARGV[1])")
 
 PUT = Script(
     "write a value",

@@ -13,7 +13,7 @@ from tanuki_async.storage._redis_client import Clients
 from tanuki_async.storage._redis_lines import Lines, batches
 from tanuki_async.storage._redis_place import RedisPlace
 from tanuki_async.storage._redis_rewrite import rewrite
-from tanuki_async.storage._redis_scripts import CLAIM, PUT, RELEASE, REMOVE
+from tanuki_async.storage._redis_scripts import CLAIM, LIST, PUT, RELEASE, REMOVE
 
 __all__ = ["RedisStorage"]
 
@@ -28,6 +28,9 @@ class RedisStorage(Storage):
     acknowledged by the primary: it is as durable as that server's `appendonly` and `appendfsync` make it, and with
     `?wait=1` it is on one replica too, so that a failover does not lose it. Leases run by the server's clock, unless
     `clock` is given. May serve several event loops; each has its own connections.
+
+    Sentinels that want a password of their own get `?sentinel_password=`, and `sentinel_username=` if need be. Lines
+    that were rewritten stay for a minute under a key of their own, for those who are reading them, and are gone then.
     """
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
@@ -90,7 +93,7 @@ class RedisStorage(Storage):
     async def put(self, key: str, value: bytes, *, version: str | None) -> str | None:
         check(key, "key")
         if version is None:
-            await self._clients.command("list a key", "SADD", f"{self.place.prefix}:keys", key)
+            await self._clients.run(LIST, [f"{self.place.prefix}:keys"], key)
         new = await self._clients.run(PUT, [self._key(key, "value")], bytes(value), version or "")
         return new.decode() or None
 
@@ -122,7 +125,7 @@ class RedisStorage(Storage):
     async def _list(self, name: str) -> None:
         """Enter a name among the names before its first line is there: nothing may be kept that no one finds."""
         if name not in self._listed:
-            await self._clients.command("list a name", "SADD", f"{self.place.prefix}:names", name)
+            await self._clients.run(LIST, [f"{self.place.prefix}:names"], name)
             self._listed.add(name)
 
     async def _append(self, name: str, batch: Sequence[bytes], latest: bool) -> int:

@@ -38,8 +38,10 @@ class Told:
     answered: int = -1
 
 
-def start(place: str, number: int, directory: Path, env: dict[str, str]) -> subprocess.Popen[str]:
-    arguments = [place, str(directory / f"journal-{number}"), str(number * MORE), str(SECONDS)]
+def start(
+    place: str, number: int, directory: Path, env: dict[str, str], first: int, seconds: float = SECONDS
+) -> subprocess.Popen[str]:
+    arguments = [place, str(directory / f"journal-{number}"), str(first), str(seconds)]
     return subprocess.Popen([sys.executable, str(CHILD), *arguments], env=env, stdout=subprocess.PIPE, text=True)
 
 
@@ -74,7 +76,7 @@ async def in_the_end(place: str) -> list[int]:
 
 def survives(place: str, primary: _redis.Server, replica: _redis.Server, directory: Path, env: dict[str, str]) -> None:
     """Kill the primary in the middle of a run, start it again as a replica of its replica, and look at what is left."""
-    processes = [start(place, number, directory, env) for number in range(PROCESSES)]
+    processes = [start(place, number, directory, env, number * MORE) for number in range(PROCESSES)]
     while not all((directory / f"journal-{number}.begun").exists() for number in range(PROCESSES)):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
@@ -86,6 +88,11 @@ def survives(place: str, primary: _redis.Server, replica: _redis.Server, directo
     sys.stderr.write(f"\nthe replica took over after {time.monotonic() - killed:.1f} s; ")
     primary.start()
     told = [heard(process, number * MORE) for number, process in enumerate(processes)]
+    while not any(b"state=online" in server.ask("INFO", "replication") for server in (primary, replica)):
+        time.sleep(0.05)
+    for number, each in enumerate(told):  # of which the next process hands over what waits in the journal
+        each.answered += 1
+        heard(start(place, number, directory, env, each.answered, 0.0), each.answered)
     found = asyncio.run(in_the_end(place))
     sys.stderr.write(f"{len(found)} recorded, at most {max(each.spilled for each in told)} in a journal\n")
     assert len(set(found)) == len(found)
@@ -123,4 +130,5 @@ async def test_a_slot_that_has_moved_is_followed_while_replicas_are_waited_for()
         for name in names:
             assert await storage.append(name, [b"one", b"two"]) == Appended(1, 1)
             assert await storage.rewrite(name, lambda lines: lines[1:]) == 1
+        assert await storage.names() == sorted(names)
         await storage.aclose()
