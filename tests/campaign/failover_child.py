@@ -43,7 +43,7 @@ async def acknowledge(opened: tanuki.Tanuki, answered: list[int], *, once: bool 
 
 async def main(place: str, journal: str, first: int, seconds: float) -> None:
     provider, answered, spilled = FakeProvider(lambda _: Value(1)), [first], 0
-    settings = {"storage": place, "journal": journal, "queue_bytes": 20_000, "close_timeout": 60.0}
+    settings = {"storage": place, "journal": journal, "queue_bytes": 60_000, "close_timeout": 60.0}
     async with tanuki.Tanuki(**settings, providers=[provider], teacher_models="fake:t") as opened:  # type: ignore[arg-type]
         await double(first)
         await acknowledge(opened, answered, once=True)

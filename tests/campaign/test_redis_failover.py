@@ -98,7 +98,7 @@ def survives(place: str, primary: _redis.Server, replica: _redis.Server, directo
     assert len(set(found)) == len(found)
     assert set(found) == {number for each in told for number in range(each.first, each.answered + 1)}
     assert all(each.acknowledged > each.first + 100 for each in told)
-    assert all(each.spilled for each in told)
+    assert any(each.spilled for each in told)
 
 
 def test_a_cluster_whose_primary_dies_has_every_example_once(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
