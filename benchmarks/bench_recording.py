@@ -1,7 +1,7 @@
 """Recording: what `remember` costs its caller, how fast lines reach the disk, what the filter costs beside rbloom.
 
     python benchmarks/bench_recording.py [--items 200000] [--full] [--repeats 5] [--json PATH]
-    python benchmarks/bench_recording.py --storage redis [--url redis://127.0.0.1:6379] [--items 200000]
+    python benchmarks/bench_recording.py --storage redis [--url redis://HOST] [--items 200000]
 
 All rivals run interleaved; each figure is the median of the repeats with the least and the most. `--full` adds ten
 million keys: save, load, error rate, and opening a storage of ten million lines.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mmh3
@@ -202,6 +203,19 @@ async def opening(directory: Path, items: int) -> Figures:
     return figures
 
 
+@contextlib.contextmanager
+def redis(url: str | None) -> Iterator[str]:
+    """Use a server that is there, or run one for a while."""
+    if url is not None:
+        yield url
+        return
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from tests import _redis
+
+    with _redis.server() as server:
+        yield server.url
+
+
 async def at_redis(url: str, items: int) -> Figures:
     """Remember and append distinct records, with the client's and the server's CPU time for each."""
     import redis.asyncio
@@ -233,6 +247,9 @@ async def at_redis(url: str, items: int) -> Figures:
     start = time.perf_counter()
     read = [len(page) async for page in storage.scan("f/PATCHES")]
     figures["scan, records/s"] = [sum(read) / (time.perf_counter() - start)]
+    start = time.perf_counter()
+    await storage.rewrite("f/PATCHES", lambda found: found[1:])
+    figures["rewrite, records/s"] = [sum(read) / (time.perf_counter() - start)]
     await recorder.aclose()
     for key in [key async for key in server.scan_iter(f"{storage.place.prefix}:*")]:
         await server.delete(key)
@@ -248,13 +265,16 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="ten million keys and lines; minutes, 3 GB of disk")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--storage", choices=("file", "redis"), default="file")
-    parser.add_argument("--url", default="redis://127.0.0.1:6379", help="of the Redis to use; its data stays")
+    parser.add_argument(
+        "--url", help="of the Redis to use, whose data stays; by default one is started on this machine"
+    )
     options = parser.parse_args()
     figures: Figures = {}
     if options.storage == "redis":
-        for _ in range(options.repeats):
-            for key, values in asyncio.run(at_redis(options.url, options.items)).items():
-                figures.setdefault(key, []).extend(values)
+        with redis(options.url) as url:
+            for _ in range(options.repeats):
+                for key, values in asyncio.run(at_redis(url, options.items)).items():
+                    figures.setdefault(key, []).extend(values)
         report(figures, options)
         return
     with_numpy(False)  # which a base install does not have

