@@ -168,5 +168,6 @@ class _Client:
     async def _close(self) -> None:
         pool: Any = getattr(self.client, "connection_pool", None)
         await self.client.aclose()
-        if (sentinels := getattr(pool, "sentinel_manager", None)) is not None:
-            await sentinels.aclose()
+        manager: Any = getattr(pool, "sentinel_manager", None)
+        for sentinel in manager.sentinels if manager is not None else ():  # it cannot close them itself before redis 7
+            await sentinel.aclose()

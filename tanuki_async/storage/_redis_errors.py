@@ -16,8 +16,6 @@ _SENTINEL_LOGIN = (
     "they have users"
 )
 _BY_WORD = (
-    ("auth:AuthenticationError", _SENTINEL_LOGIN),  # within "No master found", of newer clients
-    (" - AuthenticationError(", _SENTINEL_LOGIN),  # of older ones
     ("WRONGPASS", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid username-password", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid password", "the password is wrong: correct the URL, redis://:PASSWORD@HOST"),
@@ -68,4 +66,6 @@ def translated(doing: str, place: RedisPlace) -> Generator[None]:
         for secret in place.secrets:
             said = said.replace(secret, "***")
         advice = next((advice for word, advice in _BY_WORD if word in said), _OTHERWISE)
+        if "No master found" in said and "AuthenticationError" in said:
+            advice = _SENTINEL_LOGIN
         raise StorageError(f"could not {doing} at {place}: {advice} ({clip(said)})") from None
