@@ -45,6 +45,14 @@ def free_port() -> int:
     raise RuntimeError("no free port")
 
 
+def ask(port: int, *words: str) -> bytes:
+    """Send one command to whoever listens there, and read the short answer."""
+    with socket.create_connection((HOST, port), timeout=10) as connection:
+        parts = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
+        connection.sendall(b"*%d\r\n%s" % (len(words), parts))
+        return connection.recv(65536)
+
+
 class Server:
     """One process of Redis, with its data in `directory`; keeps its port when it is started again."""
 
@@ -79,10 +87,7 @@ class Server:
 
     def ask(self, *words: str) -> bytes:
         """Send one command and read its short answer."""
-        with socket.create_connection((HOST, self.port), timeout=10) as connection:
-            parts = b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
-            connection.sendall(b"*%d\r\n%s" % (len(words), parts))
-            return connection.recv(65536)
+        return ask(self.port, *words)
 
     def kill(self) -> None:
         if self.process is not None:

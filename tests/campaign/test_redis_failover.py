@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +83,19 @@ async def in_the_end(place: str) -> list[int]:
         await storage.aclose()
 
 
-def survives(place: str, primary: _redis.Server, replica: _redis.Server, directory: Path, env: dict[str, str]) -> None:
-    """Kill the primary in the middle of a run, start it again as a replica of its replica, and look at what is left."""
+def survives(
+    place: str,
+    primary: _redis.Server,
+    replica: _redis.Server,
+    directory: Path,
+    env: dict[str, str],
+    *,
+    settled: Callable[[], bool] = lambda: True,
+) -> None:
+    """Kill the primary in the middle of a run, start it again as a replica of its replica, and look at what is left.
+
+    It comes back without its data, so only when all agree that the failover has `settled`.
+    """
     processes = [start(place, number, directory, env, number * MORE) for number in range(PROCESSES)]
     while not all((directory / f"journal-{number}.begun").exists() for number in range(PROCESSES)):
         assert all(process.poll() is None for process in processes)
@@ -91,7 +103,7 @@ def survives(place: str, primary: _redis.Server, replica: _redis.Server, directo
     time.sleep(SECONDS / 3)
     primary.kill()
     killed = time.monotonic()
-    while not says(replica, b"role:master"):
+    while not (says(replica, b"role:master") and settled()):
         time.sleep(0.05)
     sys.stderr.write(f"\nthe replica took over after {time.monotonic() - killed:.1f} s; ")
     primary.start()
@@ -118,7 +130,13 @@ def test_a_cluster_whose_primary_dies_has_every_example_once(tmp_path: Path, sub
 
 def test_sentinels_whose_primary_dies_have_every_example_once(tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     with _redis.sentinels() as (place, primary, replica):
-        survives(f"{place}?wait=1", primary, replica, tmp_path, subprocess_env)
+        ports = [int(host.rpartition(":")[2]) for host in place.partition("//")[2].partition("/")[0].split(",")]
+
+        def settled() -> bool:
+            word = b"\r\n%d\r\n" % replica.port
+            return all(word in _redis.ask(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "examples") for port in ports)
+
+        survives(f"{place}?wait=1", primary, replica, tmp_path, subprocess_env, settled=settled)
 
 
 async def test_a_slot_that_has_moved_is_followed_while_replicas_are_waited_for() -> None:
