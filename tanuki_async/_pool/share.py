@@ -25,6 +25,7 @@ class Share:
         self._refunds: dict[Slice, float] = {}
         self._refunds_told: list[tuple[int, int, float]] = []
         self._asked: list[tuple[Slice, int]] = []
+        self._answered = True  # whether the last round was
 
     def spend(self, now: float, units: float) -> Slice:
         """Count units as sent now."""
@@ -59,6 +60,8 @@ class Share:
         taken yet. Beyond that it holds what the last round let it keep.
         """
         sent = self._sent(now, number, since)
+        if self._answered:  # what ages after this, nobody can have been given, if there is no answer
+            self._answered, self._own = False, self.window.used + max(self.left, 0.0)
         lately = max(2 * sum(units for told, _, units in sent if told == number), self._wanted_before)
         self._wanted_before = self.least
         demand = self.limit if self.least else min(math.ceil(lately), self.limit)
@@ -102,21 +105,22 @@ class Share:
         for each, age in self._asked:
             each.slot = math.floor((moment - age) / grain)
         self.left += grant
+        self._answered = True
         self._hold = hold
 
     def run_out(self) -> None:
-        """Hold nothing."""
-        self.left = 0.0
+        """Hold nothing: it may be another's by now."""
+        self.left, self._answered = 0.0, True
 
     def rest(self) -> None:
         """Hold nothing, and want nothing."""
         self.left = self.least = self._wanted_before = self._hold = 0.0
 
-    # Alone
+    # Alone: no more in a period than was sent in the last one, or could still be sent, when Redis fell silent
 
-    def go_alone(self, own: float | None = None) -> None:
-        """From now on, send no more in a period than was sent in the last one and may still be sent; or as told."""
-        self._own = self.window.used + self.left if own is None else own
+    def begin_alone(self, own: float) -> None:
+        """Send so much in a period, where nothing was shared so far."""
+        self._own = own
 
     def come_back(self, now: float, allowed: float) -> None:
         """Hold what may still be sent alone."""
@@ -124,9 +128,9 @@ class Share:
         self.left = max(allowed - self.window.used, 0.0)
 
     def allowed(self, seconds: float, part: float) -> float:
-        """Tell how much may be sent in a period after so many seconds alone, of which an equal part is `part`.
+        """Tell how much may be sent in a period after so many seconds alone; `part` is an equal part of the limit.
 
-        Who had more keeps to the part after one period, so that who had less may send as much after another.
+        Who had more keeps to that after one period, so that who had less may send as much after another.
         """
         if seconds < self.window.span:
             return self._own

@@ -77,7 +77,10 @@ class SharedLimits:
         await self._clients.aclose()
 
 
-_NOTHING: dict[str, object] = dict.fromkeys(("limit", "used", "kept", "wanted", "least"), 0) | {"sent": [], "refunds": []}
+_NOTHING: dict[str, object] = dict.fromkeys(("limit", "used", "kept", "wanted", "least"), 0) | {
+    "sent": [],
+    "refunds": [],
+}
 
 
 class SharedBudget:
@@ -209,7 +212,7 @@ class SharedBudget:
         except (StorageError, TimeoutError) as error:
             now = self._clock.monotonic()
             stalled = now - began > 2 * patience  # this process, and perhaps not Redis
-            patient = isinstance(error, TimeoutError) and now < self._patient_until
+            patient = not self._heard and isinstance(error, TimeoutError) and now < self._patient_until
             if not (stalled or patient or self.alone) and now >= self._good_until - self._interval:
                 self._go_on_alone(now, error)
             return True
@@ -248,7 +251,7 @@ class SharedBudget:
         for share in self._shares:
             if self.alone and self._heard:
                 share.come_back(now, share.allowed(now - self._alone_since, share.limit / self.members))
-            elif now > self._good_until:
+            elif not self.alone and now > self._good_until + self._interval:
                 share.run_out()
         self._number += 1
         shares = (self._requests, self._tokens)
@@ -267,8 +270,6 @@ class SharedBudget:
     def _go_on_alone(self, now: float, error: Exception) -> None:
         self.alone, self._alone_since = True, now
         said = str(error) or "no answer in time"
-        for share in self._shares:
-            share.go_alone(None if self._heard else share.limit / self.members)
         if self._heard:
             logger.warning(
                 "pool: limits of %s are not shared now, this process keeps to its part, in the end 1/%d of them: %s",
@@ -276,11 +277,13 @@ class SharedBudget:
                 self.members,
                 said,
             )
-        else:
-            logger.warning(
-                "pool: limits of %s cannot be shared, and how many processes do is not known: this one keeps to 1/%d "
-                "of them. Start Redis, or tell how many there are at most with ?members= in its URL: %s",
-                self._name,
-                self.members,
-                said,
-            )
+            return
+        for share in self._shares:
+            share.begin_alone(share.limit / self.members)
+        logger.warning(
+            "pool: limits of %s cannot be shared, and how many processes do is not known: this one keeps to 1/%d of "
+            "them. Start Redis, or tell how many there are at most with ?members= in its URL: %s",
+            self._name,
+            self.members,
+            said,
+        )

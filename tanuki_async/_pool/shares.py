@@ -22,7 +22,6 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local grain, span = ask.period / 240, ask.period * (1 + 1 / 60)
 local at_once = 8 * ask.interval / ask.period  -- of a limit, in one round: whoever comes a moment later finds some left
-local silence = 1.5 * ask.lasting  -- after which a process is gone
 
 local function pairs_of(key)
   local flat, at = redis.call('HGETALL', key), -1
@@ -34,9 +33,11 @@ end
 
 local members = {}
 for id, text in pairs_of(KEYS[1]) do members[id] = cjson.decode(text) end
-local table_itself = members.table or {born = now, expected = 0}
-members.table = nil
-local before = members[me] and members[me].number or 0
+local whole = members.all or {born = now, expected = 0}
+local stored, expected = members.all, whole.expected
+members.all = nil
+local known = members[me]
+local before = known and known.number or 0
 if ask.number <= before or ask.since > before or (ask.at > 0 and now - ask.at > ask.patience) then
   return cjson.encode({now = now, number = before})  -- told already, or something is missing, or nobody waits for it
 end
@@ -44,6 +45,7 @@ end
 local function keep(id, what) redis.call('HSET', KEYS[1], id, cjson.encode(what)) end
 
 local function count_as_sent(kind, units, at)
+  if units == 0 then return end
   redis.call('HINCRBYFLOAT', KEYS[1 + kind], math.floor((at or now) / grain), units)
 end
 
@@ -71,19 +73,23 @@ for id, member in pairs(members) do
     if member.unheard then settled = false end
   end
 end
-local young = now - table_itself.born < silence
-if before == 0 and young then table_itself.expected = math.max(table_itself.expected, ask.knew) end  -- we forgot it
-if table_itself.expected > count then
-  if young then
-    settled = false
-  else
-    local part = (table_itself.expected - count) / table_itself.expected
-    for kind = 1, 2 do count_as_sent(kind, ask.kinds[kind].limit * part) end
-    table_itself.expected = 0
-  end
+local young = now - whole.born < 1.5 * ask.lasting
+local forgotten = young and before == 0 and ask.knew > 0  -- by a server that lost what it knew
+if forgotten then whole.expected = math.max(whole.expected, ask.knew) end
+if young and whole.expected > count then
+  settled = false
+elseif whole.expected > 0 then
+  local missing = math.max(whole.expected - count, 0) / whole.expected
+  for kind = 1, 2 do count_as_sent(kind, ask.kinds[kind].limit * missing) end
+  whole.expected = 0
 end
-keep('table', table_itself)
-local mine = {number = ask.number, seen = now, lasting = ask.lasting, used = {}, out = {}, wanted = {}, least = {}, short = {}}
+if not stored or expected ~= whole.expected then keep('all', whole) end
+local mine = {number = ask.number, seen = now, lasting = ask.lasting}
+for _, what in ipairs({'used', 'out', 'wanted', 'least', 'short'}) do mine[what] = {} end
+local taken = {0, 0}  -- what one that was taken for gone still held: it was counted, and may be another's by now
+if not forgotten and (before == 0 or known.gone) then
+  for kind = 1, 2 do taken[kind], ask.kinds[kind].kept = ask.kinds[kind].kept, 0 end
+end
 
 local function sent(kind, ask)  -- by all, within the period
   local slots, total = KEYS[1 + kind], 0
@@ -91,7 +97,9 @@ local function sent(kind, ask)  -- by all, within the period
     if told[1] > before then count_as_sent(kind, told[3], now - told[2]) end
   end
   for _, told in ipairs(ask.refunds) do
-    if told[1] > before and redis.call('HEXISTS', slots, told[2]) == 1 then redis.call('HINCRBYFLOAT', slots, told[2], -told[3]) end
+    if told[1] > before and redis.call('HEXISTS', slots, told[2]) == 1 then
+      redis.call('HINCRBYFLOAT', slots, told[2], -told[3])
+    end
   end
   for at, units in pairs_of(slots) do
     if (at + 1) * grain <= now - span then redis.call('HDEL', slots, at) else total = total + units end
@@ -158,16 +166,18 @@ local function deal(kind, ask)
   else
     mine.short[kind] = false
   end
-  mine.used[kind], mine.wanted[kind], mine.least[kind], mine.out[kind] = ask.used, ask.wanted, ask.least, ask.kept + grant
-  return grant, hold
+  mine.used[kind], mine.wanted[kind], mine.least[kind] = ask.used, ask.wanted, ask.least
+  mine.out[kind] = ask.kept + grant
+  return grant - taken[kind], hold
 end
 
 local grants, holds = {}, {}
 for kind = 1, 2 do grants[kind], holds[kind] = deal(kind, ask.kinds[kind]) end
 keep(me, mine)
 for at = 1, 3 do redis.call('PEXPIRE', KEYS[at], math.ceil(2 * span)) end
-return cjson.encode({now = now, members = math.max(count, table_itself.expected), settled = settled, grants = grants, holds = holds})
+local all = math.max(count, whole.expected)
+return cjson.encode({now = now, members = all, settled = settled, grants = grants, holds = holds})
 """,
 )
-"""ARGV: this process; as JSON what `SharedBudget` asks, times in milliseconds. Returns as JSON the server's time and what
-each kind was granted and may hold at all; or the number of the last round that is known, and nothing was done."""
+"""ARGV: this process; as JSON what `SharedBudget` asks, with times in milliseconds. Returns as JSON the server's time and
+what each kind was granted and may hold at all; or the number of the last round that is known, and nothing was done."""
