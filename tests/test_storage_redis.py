@@ -278,6 +278,7 @@ def test_a_place_in_words_has_no_login(url: str, name: str) -> None:
         "redis://:passw0rd@h?cluster=perhaps",
         "redis://:passw0rd@h?cluster=1&wait=1",
         "redis://:passw0rd@h?wait=all",
+        "redis://:passw0rd@h?members=0",
         "redis://:passw0rd@h/1?cluster=true",
         "redis://:passw0rd@h:port",
         "redis+sentinel://:passw0rd@a:1",

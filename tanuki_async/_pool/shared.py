@@ -77,10 +77,7 @@ class SharedLimits:
         await self._clients.aclose()
 
 
-_NOTHING: dict[str, object] = dict.fromkeys(("limit", "used", "kept", "wanted", "least"), 0) | {
-    "sent": [],
-    "refunds": [],
-}
+_NOTHING = {"limit": 0, "sent": (), "refunds": (), "used": 0, "kept": 0, "wanted": 0, "least": 0}
 
 
 class SharedBudget:
