@@ -120,6 +120,31 @@ async def test_the_limit_holds_while_redis_is_paused_and_after_it_came_back_empt
     assert len(moments) >= 0.6 * 50 * seconds
 
 
+async def test_the_limit_holds_over_a_failover(subprocess_env: dict[str, str]) -> None:
+    pytest.importorskip("redis.asyncio.sentinel")
+    moments: list[float] = []
+    with _redis.sentinels() as (url, primary, replica):
+        async with counting(moments, []) as server:
+            arguments = map(str, (server.url, url, 4, LIMIT, PERIOD, 5 * PERIOD))
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, str(CHILD), *arguments, env=subprocess_env, stdout=asyncio.subprocess.PIPE
+            )
+            assert child.stdout is not None
+            begin = float(await child.stdout.readline())
+            await asyncio.sleep(begin + 1.5 * PERIOD - time.time())
+            primary.kill()
+            assert await child.wait() == 0
+        assert b"role:master" in replica.ask("INFO", "replication")
+        assert b"expires" in replica.ask("INFO", "keyspace")  # where limits are shared now
+    late = sum(each > begin + 3.5 * PERIOD for each in moments)
+    sys.stderr.write(
+        f"\n{len(moments)} arrived, {late} of them in the last {1.5 * PERIOD:g} s, most in one period "
+        f"{most_in_a_period(moments)} of {LIMIT:g}\n"
+    )
+    assert most_in_a_period(moments) <= LIMIT * 1.01
+    assert late >= 0.6 * LIMIT
+
+
 async def test_calls_far_from_the_limit_do_not_wait_for_a_redis_that_is_away(
     subprocess_env: dict[str, str], tmp_path: Path
 ) -> None:
