@@ -1,8 +1,8 @@
 """The one script by which processes share limits: it counts what all sent, and deals out what is left.
 
 Times are the server's, in milliseconds. Per kind of unit (requests, tokens) it holds what was sent in slices of a 240th
-of the period, and of each process what it used lately and what it may send now. All that was sent or may be sent
-counts, from before it is sent until a period later, so a limit holds in any period.
+of the period, and of each process what it used lately (older use weighs less), had within the period, and may send now.
+All that was sent or may be sent counts, from before it is sent until a period later, so a limit holds in any period.
 
 Where nobody was heard for a while, or this table is new to processes that know each other, nothing is granted until all
 of them were heard, or have been silent for so long that they are gone.
@@ -51,6 +51,7 @@ end
 
 local stood_still = true  -- nobody was heard: whoever did not die went on alone, and has to tell
 for _, member in pairs(members) do
+  for kind = 1, 2 do member.used[kind] = member.used[kind] * math.exp((member.seen - now) / ask.period) end
   if now - member.seen < member.lasting * 0.75 then stood_still = false end
 end
 members[me] = nil
@@ -61,7 +62,7 @@ for id, member in pairs(members) do
     keep(id, member)
   end
   if not member.gone and now - member.seen > 1.5 * member.lasting then  -- what it may have sent counts
-    for kind = 1, 2 do count_as_sent(kind, member.out[kind] + (member.unheard and member.used[kind] or 0)) end
+    for kind = 1, 2 do count_as_sent(kind, member.out[kind] + (member.unheard and member.had[kind] or 0)) end
     member.gone = true
     keep(id, member)
   end
@@ -84,8 +85,8 @@ elseif whole.expected > 0 then
   whole.expected = 0
 end
 if not stored or expected ~= whole.expected then keep('all', whole) end
-local mine = {number = ask.number, seen = now, lasting = ask.lasting}
-for _, what in ipairs({'used', 'out', 'wanted', 'least', 'short'}) do mine[what] = {} end
+local mine = {number = ask.number, seen = now, lasting = ask.lasting, used = known and known.used or {0, 0}}
+for _, what in ipairs({'had', 'out', 'wanted', 'least', 'short'}) do mine[what] = {} end
 local taken = {0, 0}  -- what one that was taken for gone still held: it was counted, and may be another's by now
 if not forgotten and (before == 0 or known.gone) then
   for kind = 1, 2 do taken[kind], ask.kinds[kind].kept = ask.kinds[kind].kept, 0 end
@@ -94,11 +95,15 @@ end
 local function sent(kind, ask)  -- by all, within the period
   local slots, total = KEYS[1 + kind], 0
   for _, told in ipairs(ask.sent) do
-    if told[1] > before then count_as_sent(kind, told[3], now - told[2]) end
+    if told[1] > before then
+      count_as_sent(kind, told[3], now - told[2])
+      mine.used[kind] = mine.used[kind] + told[3]
+    end
   end
   for _, told in ipairs(ask.refunds) do
     if told[1] > before and redis.call('HEXISTS', slots, told[2]) == 1 then
       redis.call('HINCRBYFLOAT', slots, told[2], -told[3])
+      mine.used[kind] = math.max(mine.used[kind] - told[3], 0)
     end
   end
   for at, units in pairs_of(slots) do
@@ -118,7 +123,7 @@ local function level(demands, limit)  -- up to which all demands can be met
 end
 
 local function granted(kind, ask, free)  -- of what is wanted
-  local held = ask.used + ask.kept
+  local held = mine.used[kind] + ask.kept
   local demands = {held + ask.wanted}
   for _, member in pairs(members) do
     demands[#demands + 1] = member.used[kind] + member.out[kind] + member.wanted[kind]
@@ -166,7 +171,7 @@ local function deal(kind, ask)
   else
     mine.short[kind] = false
   end
-  mine.used[kind], mine.wanted[kind], mine.least[kind] = ask.used, ask.wanted, ask.least
+  mine.had[kind], mine.wanted[kind], mine.least[kind] = ask.used, ask.wanted, ask.least
   mine.out[kind] = ask.kept + grant
   return grant - taken[kind], hold
 end
