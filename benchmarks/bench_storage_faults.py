@@ -7,6 +7,8 @@ is well, then well again (which shows what the machine alone does to the figures
 
 redis           the server is stopped (SIGSTOP); limits are kept by the process
 redis-shared    the same, and the limits are shared through that server
+redis-restart   limits are shared too; the server is killed, and started again with what it had appended to its file
+redis-failover  the same with Sentinels: the primary is killed, its replica takes over; a record needs both (?wait=1)
 s3              each request is answered 503, or its connection is cut before or after the work is done
 
 Afterwards storage recovers, and what it holds is compared with what was called: nothing is missing, nothing twice, all
@@ -53,6 +55,40 @@ async def redis() -> AsyncGenerator[tuple[str, Switch]]:
 
 
 @contextlib.asynccontextmanager
+async def redis_restart() -> AsyncGenerator[tuple[str, Switch]]:
+    from tests import _redis
+
+    with _redis.server("--appendonly", "yes") as server:
+        yield server.url, lambda fails: switch_off(server) if fails else switch_on(server)
+
+
+@contextlib.asynccontextmanager
+async def redis_failover() -> AsyncGenerator[tuple[str, Switch]]:
+    from tests import _redis
+
+    with _redis.sentinels() as (url, *servers):
+
+        def switch(fails: bool) -> None:
+            if fails:
+                switch_off(next(server for server in servers if b"role:master" in server.ask("INFO", "replication")))
+            else:
+                for server in servers:
+                    switch_on(server)
+
+        yield f"{url}?wait=1", switch
+
+
+def switch_off(server: Any) -> None:
+    server.kill()
+    server.process = None
+
+
+def switch_on(server: Any) -> None:
+    if server.process is None:
+        server.start()
+
+
+@contextlib.asynccontextmanager
 async def s3() -> AsyncGenerator[tuple[str, Switch]]:
     from tests import _s3
     from tests._s3_faults import Faults
@@ -62,7 +98,13 @@ async def s3() -> AsyncGenerator[tuple[str, Switch]]:
         yield _s3.place(faults.url), lambda fails: setattr(faults, "every", int(fails))
 
 
-PLACES = {"redis": redis, "redis-shared": redis, "s3": s3}
+PLACES = {
+    "redis": redis,
+    "redis-shared": redis,
+    "redis-restart": redis_restart,
+    "redis-failover": redis_failover,
+    "s3": s3,
+}
 
 
 async def measure(place: str, url: str, options: argparse.Namespace) -> Found:
@@ -70,7 +112,7 @@ async def measure(place: str, url: str, options: argparse.Namespace) -> Found:
     context = get_context("spawn")
     async with PLACES[place]() as (storage, switch):
         ours, theirs = context.Pipe()
-        shared = None if place == "redis-shared" else False
+        shared = False if place in ("redis", "s3") else None
         process = context.Process(target=callers, args=(theirs, url, storage, shared, options))
         process.start()
         theirs.close()
@@ -232,7 +274,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each phase in which storage is well")
     parser.add_argument("--fault", type=float, default=30, help="seconds of each phase in which it fails")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--places", default=",".join(PLACES), help="of redis, redis-shared, s3")
+    parser.add_argument("--places", default=",".join(PLACES), help="of " + ", ".join(PLACES))
     parser.add_argument("--quick", action="store_true", help="one short round: proves that it runs")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -312,6 +312,7 @@ def test_a_place_in_words_has_no_login(url: str, name: str) -> None:
         "redis://:passw0rd@h?prefix={a}",
         "redis://:passw0rd@h?cluster=perhaps",
         "redis://:passw0rd@h?wait=all",
+        "redis://:passw0rd@h?members=0",
         "redis://:passw0rd@h/1?cluster=true",
         "redis://:passw0rd@h:port",
         "redis+sentinel://:passw0rd@a:1",

@@ -1,8 +1,18 @@
 """Limits that many processes share through Redis: each holds a share of what may be sent, and renews it.
 
-A share is asked for in rounds, one script each (`shares`), and may be used until it runs out. What was not used goes
-back; what a process that died held counts as sent, and its part of the future goes to the others. While Redis does not
-answer, each process keeps to its part: the limit by the number of processes that were last seen.
+A share is asked for in rounds, one script each (`shares`), and may be used until it runs out. What was sent in the last
+period and what all hold is never more than the limit. Far from the limit each holds a reserve, so that calls wait for
+no round; near it there is none. What a process that died held counts as sent, and its part goes to the others.
+
+Where Redis does not answer until the share runs out, a process goes on alone. For one period it sends no more than it
+sent in the last one and still held: over all processes that is at most the limit, however unequal they are. Then who
+had more keeps to an equal part of the limit, by the number of processes last seen; after another period, who had less
+may send as much. When Redis is back, each tells what it sent and still holds, and nothing is granted until all have.
+So the limit holds throughout, but for these:
+
+- a process that alone loses its way to Redis is taken for dead: what it sends comes on top, and is at most its part;
+- one that starts while Redis is away knows of no others: it takes the limit by `?members=`, or else all of it;
+- a request larger than an equal part goes alone in its period: each process sends one at a time.
 """
 
 from __future__ import annotations
@@ -11,22 +21,21 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import uuid
-from collections import deque
+from typing import Any
 from urllib.parse import quote
 
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import SettingsError, StorageError
+from tanuki_async._pool.share import Share
 from tanuki_async._pool.shares import DEAL
-from tanuki_async._pool.windows import MINUTE, SLICES, Slice, Spent, Window
+from tanuki_async._pool.windows import MINUTE, SLICES, Spent
 from tanuki_async._records import Limits
 from tanuki_async.storage._redis_client import Clients
 from tanuki_async.storage._redis_place import RedisPlace
 
 __all__ = ["SharedBudget", "SharedLimits"]
 
-_SAME = 1e-6
 _SHORTEST = 0.025  # seconds between two rounds
 _CROWD = 20  # processes; where there are more, each asks less often
 _ROUNDS = 8  # for which a share is good
@@ -67,78 +76,7 @@ class SharedLimits:
         await self._clients.aclose()
 
 
-class Share:
-    """What this process may send of one kind of unit, and what it sent."""
-
-    def __init__(self, limit: float, period: float) -> None:
-        self.window = Window(limit, period=period)  # what this process sent, for the time when it is alone
-        self.limit = self.window.limit
-        self.left = self.unreported = self.least = self._wanted_before = 0.0
-        self._refunds: dict[int, float] = {}
-        self._reports: deque[tuple[float, int]] = deque(maxlen=2 * SLICES)
-
-    def spend(self, now: float, units: float) -> Slice:
-        """Count units as sent now."""
-        self.left -= units
-        self.unreported += units
-        return self.window.spend(now, units)
-
-    def refund(self, of: Slice, units: float) -> None:
-        """Count units of a slice as never sent: here if nobody was told of them yet, else where they were counted."""
-        units = min(units, of.units)
-        self.window.refund(of, units)
-        if not self._reports or of.last > self._reports[-1][0]:
-            self.unreported -= units
-            self.left += units
-            return
-        slot = next((slot for told, slot in self._reports if told >= of.last))
-        self._refunds[slot] = self._refunds.get(slot, 0.0) + units
-
-    def lacks(self, units: float) -> bool:
-        """Tell whether so many units cannot be sent now, and remember that they are wanted."""
-        units = min(units, self.limit)
-        if self.left >= units - _SAME:
-            return False
-        self.least = max(self.least, units) if self.least else units
-        return True
-
-    def ask(self) -> dict[str, object]:
-        """Say what was sent and what is wanted next: much where something lacked, else twice what was sent lately."""
-        lately = max(2 * self.unreported, self._wanted_before)  # what came just now may not have been taken yet
-        self._wanted_before = self.least
-        hold = self.limit if self.least else math.ceil(lately)
-        least, self.least = math.ceil(self.least) or 1, 0.0
-        self.left = min(max(self.left, 0.0), hold)
-        if self.left < min(least, hold):
-            self.left = 0.0  # of no use alone: another may complete it
-        refunds = {str(slot): units for slot, units in self._refunds.items()}
-        asked: dict[str, object] = {
-            "limit": self.limit,
-            "spent": self.unreported,
-            "kept": self.left,
-            "wanted": hold - self.left,
-            "least": min(least, self.limit),
-            "refunds": refunds,
-        }
-        self.unreported, self._refunds = 0.0, {}
-        return asked
-
-    def rest(self) -> None:
-        """Hold nothing, and want nothing."""
-        self.left = self.least = self._wanted_before = 0.0
-
-    def told(self, at: float, slot: int, grant: float) -> None:
-        """Take what a round gave."""
-        self._reports.append((at, slot))
-        self.left += grant
-
-    def unsaid(self, asked: dict[str, object]) -> None:
-        """Take back what a round could not tell. What is held stays good until it runs out."""
-        assert isinstance(asked["spent"], float)
-        self.unreported += asked["spent"]
-
-
-_NOTHING: dict[str, object] = {"limit": 0, "spent": 0, "kept": 0, "wanted": 0, "least": 0, "refunds": {}}
+_NOTHING = {"limit": 0, "sent": (), "refunds": (), "used": 0, "kept": 0, "wanted": 0, "least": 0}
 
 
 class SharedBudget:
@@ -147,7 +85,8 @@ class SharedBudget:
     def __init__(self, name: str, limits: Limits, clients: Clients, clock: Clock, period: float = MINUTE) -> None:
         asked, size = limits.requests_per_minute, limits.tokens_per_minute
         self.counts_tokens = size is not None
-        self.members = 1
+        self.members = clients.place.members
+        """How many processes share the limits, as far as is known."""
         self.alone = False
         """Whether Redis does not answer, so that this process keeps to its part."""
         self._name, self._limits, self._clients, self._clock = name, limits, clients, clock
@@ -160,7 +99,10 @@ class SharedBudget:
         self._keys = [tag + what for what in ("members", "requests", "tokens")]
         self._wake = asyncio.Event()
         self._asked = True  # whether the next round is due anyway
-        self._good_until = 0.0
+        self._heard = False  # whether Redis ever answered
+        self._number = self._since = 0  # of the last round, and of the last that Redis is known to have heard
+        self._ahead: float | None = None  # of our clock, in milliseconds, the server's
+        self._good_until = self._alone_since = 0.0
         self._patient_until = clock.monotonic() + _PATIENCE
         self._task: asyncio.Task[None] | None = None
 
@@ -175,17 +117,14 @@ class SharedBudget:
             return
         task.cancel()
         await asyncio.wait({task})
+        self.alone = False
         for share in self._shares:
             share.rest()
         with contextlib.suppress(StorageError, TimeoutError):  # then it runs out by itself
-            await self._round()
+            await self._round(self._patience)
 
     def wait(self, tokens: float) -> float:
-        now = self._clock.monotonic()
-        if self.alone:
-            waits = self._requests.window.wait(now, 1) if self._requests else 0.0
-            return max(waits, self._tokens.window.wait(now, tokens)) if self._tokens else waits
-        return _SOON if self._lacks(now, tokens) else 0.0
+        return _SOON if self._lacks(self._clock.monotonic(), tokens) else 0.0
 
     def spend_nowait(self, tokens: float) -> Spent | None:
         return None if self.wait(tokens) else self.spend(tokens)
@@ -218,11 +157,15 @@ class SharedBudget:
         return self._limits
 
     def _lacks(self, now: float, tokens: float) -> bool:
-        if now > self._good_until:
-            for share in self._shares:
-                share.left = min(share.left, 0.0)
-        requests = self._requests is not None and self._requests.lacks(1)
-        lacks = (self._tokens is not None and self._tokens.lacks(tokens)) or requests
+        requests, size = self._requests, self._tokens
+        if now > self._good_until and not self.alone:  # what is left may be another's by now
+            for share, units in ((requests, 1), (size, tokens)):
+                if share:
+                    share.want(units)
+            lacks = True
+        else:
+            lacks = requests is not None and requests.lacks(1)
+            lacks = (size is not None and size.lacks(tokens)) or lacks
         if lacks and not self._asked:
             self._asked = True
             self._wake.set()
@@ -250,48 +193,91 @@ class SharedBudget:
             self._wake.clear()
 
     async def _try_round(self) -> bool:
+        began, patience = self._clock.monotonic(), self._patience
         try:
-            busy = await self._round()
+            busy = await self._round(patience)
         except (StorageError, TimeoutError) as error:
-            patient = isinstance(error, TimeoutError) and self._clock.monotonic() < self._patient_until
-            if not patient and self._clock.monotonic() >= self._good_until:
-                self._go_on_alone(error)
+            now = self._clock.monotonic()
+            stalled = now - began > 2 * patience  # this process, and perhaps not Redis
+            patient = not self._heard and isinstance(error, TimeoutError) and now < self._patient_until
+            if not (stalled or patient or self.alone) and now >= self._good_until - self._interval:
+                self._go_on_alone(now, error)
             return True
         if self.alone:
             self.alone = False
             logger.info("pool: limits of %s are shared again, among %d processes", self._name, self.members)
         return busy
 
-    async def _round(self) -> bool:
-        """Tell what was sent, and take what is granted. True where more is wanted or something was sent."""
-        began = self._clock.monotonic()
-        asked = [share.ask() if share else _NOTHING for share in (self._requests, self._tokens)]
-        lasting = self._lasting
-        words = self._id, self._period * 1000, 1500 * lasting, json.dumps(asked), 1000 * self._interval
-        try:
-            async with asyncio.timeout(lasting / 2 if self._good_until else _PATIENCE):
-                told = json.loads(await self._clients.run(DEAL, self._keys, *words, wait=False))
-        except BaseException:
-            for share, ask in zip((self._requests, self._tokens), asked, strict=True):
-                if share:
-                    share.unsaid(ask)
-            raise
-        self.members, self._good_until = told["members"], began + lasting
-        for share, grant in zip((self._requests, self._tokens), told["grants"], strict=True):
-            if share:
-                share.told(began, told["slot"], grant)
-                share.window.limit = share.limit
-        return any(ask["wanted"] or ask["spent"] or ask["kept"] for ask in asked)
+    @property
+    def _patience(self) -> float:
+        """How long a round may take: when the share runs out, it should be known that there is no other."""
+        if not self._heard:
+            return _PATIENCE
+        left = self._good_until - self._clock.monotonic()
+        return min(max(left, self._lasting / _ROUNDS), self._lasting / 2)
 
-    def _go_on_alone(self, error: Exception) -> None:
+    async def _round(self, patience: float) -> bool:
+        """Tell what was sent, and take what is granted. True where more is wanted or something was sent."""
+        async with asyncio.timeout(patience):
+            while True:
+                began, asked = self._clock.monotonic(), self._ask(patience)
+                # no replica is waited for, as what a lost server knew of limits is told again
+                told = json.loads(await self._clients.run(DEAL, self._keys, self._id, json.dumps(asked), wait=False))
+                self._ahead = told["now"] - began * 1000
+                if "grants" in told:
+                    break
+                self._since = min(self._since, told["number"])  # it lost what was told after that, or its clock is new
+        self._since, self._heard = self._number, True
+        self.members, self._good_until = told["members"], began + self._lasting
+        for share, grant, hold in zip((self._requests, self._tokens), told["grants"], told["holds"], strict=True):
+            if share:
+                share.told(told["now"], grant, hold)
+        return not told["settled"] or any(ask["wanted"] or ask["sent"] for ask in asked["kinds"])
+
+    def _ask(self, patience: float) -> dict[str, Any]:
+        now = self._clock.monotonic()
+        if self.alone:
+            self._hold_alone(now)
+        elif now > self._good_until + self._interval:
+            for share in self._shares:
+                share.run_out()
+        self._number += 1
+        shares = (self._requests, self._tokens)
+        return {
+            "number": self._number,
+            "since": self._since,
+            "knew": self.members if self._heard else 0,
+            "at": 0 if self._ahead is None else round(now * 1000 + self._ahead),
+            "patience": 1000 * patience,
+            "period": 1000 * self._period,
+            "lasting": 1000 * self._lasting,
+            "interval": 1000 * self._interval,
+            "kinds": [share.ask(now, self._number, self._since) if share else _NOTHING for share in shares],
+        }
+
+    def _hold_alone(self, now: float) -> None:
         for share in self._shares:
-            share.window.limit = max(share.limit / self.members, 1.0)
-        if not self.alone:
-            self.alone = True
-            said = str(error) or "no answer in time"
+            share.hold_alone(now, now - self._alone_since, share.limit / self.members)
+
+    def _go_on_alone(self, now: float, error: Exception) -> None:
+        self.alone, self._alone_since = True, now
+        if not self._heard:
+            for share in self._shares:
+                share.begin_alone(share.limit / self.members)
+        self._hold_alone(now)
+        said = str(error) or "no answer in time"
+        if self._heard:
             logger.warning(
-                "pool: limits of %s are not shared now, this process keeps to 1/%d of them: %s",
+                "pool: limits of %s are not shared now, this process keeps to its part, in the end 1/%d of them: %s",
                 self._name,
                 self.members,
                 said,
             )
+            return
+        logger.warning(
+            "pool: limits of %s cannot be shared, and how many processes do is not known: this one keeps to 1/%d of "
+            "them. Start Redis, or tell how many there are at most with ?members= in its URL: %s",
+            self._name,
+            self.members,
+            said,
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -17,13 +19,18 @@ _SAME = 1e-6  # seconds and units that are no difference
 
 
 class Slice:
-    """What was spent within a short time; it counts until the last of it is a whole period old."""
+    """What was spent within a short time; it counts until the last of it is a whole period old.
 
-    __slots__ = ("first", "last", "units")
+    Where limits are shared, `told` is the round that told of it (0 if none did), and `slot` where it is counted there.
+    """
+
+    __slots__ = ("first", "last", "slot", "told", "units")
 
     def __init__(self, now: float, units: float) -> None:
         self.first = self.last = now
         self.units = units
+        self.told = 0
+        self.slot: int | None = None
 
 
 class Window:
@@ -33,7 +40,7 @@ class Window:
     one, and forgotten together, when the youngest has aged.
     """
 
-    __slots__ = ("_grain", "_slices", "_span", "limit", "period", "used")
+    __slots__ = ("_grain", "_slices", "limit", "period", "span", "used")
 
     def __init__(self, limit: float, *, period: float = MINUTE) -> None:
         if limit <= 0:
@@ -42,23 +49,35 @@ class Window:
             limit, period = 1.0, period / limit
         self.limit, self.period = limit, period
         self.used = 0.0
-        self._span = period * (1 + UNEVEN)
+        self.span = period * (1 + UNEVEN)
         self._grain = period / SLICES
         self._slices: deque[Slice] = deque()
 
     def wait(self, now: float, units: float) -> float:
         """Tell in how many seconds `units` fit; 0 for now. More than the limit is taken for the limit."""
         slices = self._slices
-        while slices and now - slices[0].last >= self._span - _SAME:
-            self.used -= slices.popleft().units
+        if slices and now - slices[0].last >= self.span - _SAME:
+            self._forget(now)
         short = self.used + (min(self.limit, units)) - self.limit
         if short <= _SAME:
             return 0.0
         for old in slices:
             short -= old.units
             if short <= _SAME:
-                return old.last + self._span - now
-        return self._span  # not reached: without all slices there is room for the limit
+                return old.last + self.span - now
+        return self.span  # not reached: without all slices there is room for the limit
+
+    def _forget(self, now: float) -> None:
+        slices = self._slices
+        while slices and now - slices[0].last >= self.span - _SAME:
+            self.used -= slices.popleft().units
+
+    def cut(self, now: float) -> Iterator[Slice]:
+        """Let nothing be added to what is there; the slices that still count, the youngest first."""
+        self._forget(now)
+        if self._slices:
+            self._slices[-1].first = -math.inf
+        return reversed(self._slices)
 
     def spend(self, now: float, units: float) -> Slice:
         """Count `units` as sent now, whether they fit or not; the slice is what `refund` wants to know."""

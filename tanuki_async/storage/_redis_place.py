@@ -37,6 +37,8 @@ class RedisPlace:
     """How many replicas must have a write before it counts as durable."""
     sentinel_login: tuple[str, str] = field(default=("", ""), repr=False)
     """User and password of the Sentinels themselves, where they want them."""
+    members: int = 1
+    """How many processes share limits at most, for one that starts while this Redis is away."""
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     def __str__(self) -> str:
@@ -59,11 +61,11 @@ class RedisPlace:
         parts = _parts(url)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
         prefix, cluster = query.pop("prefix", "tanuki"), query.pop("cluster", "false").lower()
-        wait = int(query.pop("wait", "0"))
+        wait, members = int(query.pop("wait", "0")), int(query.pop("members", "1"))
         if not _PREFIX.fullmatch(prefix):
             raise ValueError(f"prefix {prefix!r} is not made of A-Z a-z 0-9 . _ - : and /")
-        if cluster not in ("true", "false", "1", "0") or wait < 0:
-            raise ValueError("cluster is true or false, wait a number of replicas")
+        if cluster not in ("true", "false", "1", "0") or wait < 0 or members < 1:
+            raise ValueError("cluster is true or false, wait a number of replicas, members a number of processes")
         is_cluster = cluster in ("true", "1")
         login, _, hosts = parts.netloc.rpartition("@")
         path = parts.path.strip("/")
@@ -92,6 +94,7 @@ class RedisPlace:
             cluster=is_cluster,
             prefix=prefix,
             wait=wait,
+            members=members,
             sentinel_login=sentinel_login,
             secrets=tuple(filter(None, (unquote(password), password, sentinel_login[1], *others))),
         )

@@ -1,15 +1,19 @@
-"""Calls a server as fast as limits allow, from many processes that share them: `PORT PLACE PROCESSES LIMIT PERIOD SECONDS`.
+"""Calls a server from processes that share limits: `URL PLACE PROCESSES LIMIT PERIOD SECONDS [RATE DIRECTORY]`.
 
-Each process says in its requests which it is. They begin together, when all are ready.
+Each process says in its requests which it is. They begin together, when all are ready: as fast as limits allow, or
+each at an even rate, and then it writes down in the directory when each call was due and how long it took.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from tanuki_async._errors import ProviderError
 from tanuki_async._pool.http import Connections
@@ -28,10 +32,22 @@ async def work(number: int, url: str, place: str, limit: float, period: float, b
     pool = Pool(Connections(), budget=shared.budget)
     await asyncio.sleep(begin - time.time())
 
+    async def call() -> None:
+        request = Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", f"worker {number}"),))
+        await pool.complete(provider, request, Progress())
+
+    if len(sys.argv) > 7:
+        write(number, await evenly(call, float(sys.argv[7]), begin, end))
+    else:
+        await rush(call, end)
+    await pool.aclose()
+    await shared.aclose()
+
+
+async def rush(call: Callable[[], Awaitable[None]], end: float) -> None:
     async def calls() -> None:
         while True:
-            request = Request(model=provider.model("m"), head=HEAD, turns=(Turn("user", f"worker {number}"),))
-            await pool.complete(provider, request, Progress())
+            await call()
 
     tasks = [asyncio.create_task(calls()) for _ in range(5)]
     await asyncio.sleep(end - time.time())
@@ -39,8 +55,27 @@ async def work(number: int, url: str, place: str, limit: float, period: float, b
         task.cancel()
     with contextlib.suppress(ProviderError):
         await asyncio.gather(*tasks, return_exceptions=True)
-    await pool.aclose()
-    await shared.aclose()
+
+
+async def evenly(
+    call: Callable[[], Awaitable[None]], rate: float, begin: float, end: float
+) -> list[tuple[float, float]]:
+    taken: list[tuple[float, float]] = []
+
+    async def one(due: float) -> None:
+        await call()
+        taken.append((due, time.time() - due))
+
+    async with asyncio.TaskGroup() as group:
+        for at in range(round((end - begin) * rate)):
+            due = begin + at / rate
+            await asyncio.sleep(due - time.time())
+            group.create_task(one(due))
+    return taken
+
+
+def write(number: int, taken: list[tuple[float, float]]) -> None:
+    Path(sys.argv[8], str(number)).write_text(json.dumps(taken))
 
 
 async def warm_up(url: str, place: str) -> None:
@@ -58,6 +93,8 @@ def main() -> None:
     asyncio.run(warm_up(url, place))
     processes, limit, period, seconds = int(sys.argv[3]), *map(float, sys.argv[4:7])
     begin = time.time() + 1 + processes / 20
+    sys.stdout.write(f"{begin}\n")
+    sys.stdout.flush()
     children: list[int] = []
     for number in range(processes):
         child = os.fork()
