@@ -313,6 +313,10 @@ class Odd:
         self.n, self.itself = 1, self
 
 
+class Numbers(RootModel[list[int]]):
+    pass
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -328,6 +332,7 @@ class Odd:
         (len, "len"),
         (int, "int"),
         (Odd(), "Odd(n=1)"),
+        (Numbers([1, 2]), "Numbers(root=[1, 2])"),
     ],
 )
 def test_values_are_written_without_addresses(value: Any, text: str) -> None:

@@ -273,7 +273,8 @@ def _object_text(value: Any) -> str:
     if cls.__module__.startswith("pathlib"):
         return f"Path({value.as_posix()!r})"
     if isinstance(value, BaseModel):
-        inside: Mapping[str, Any] = value.model_dump()
+        dumped: Any = value.model_dump()  # of a RootModel: anything
+        inside: Mapping[str, Any] = dumped if isinstance(dumped, Mapping) else {"root": dumped}
     elif dataclasses.is_dataclass(value):
         inside = attributes(value)
     else:  # any object at all: only what is surely plain and has an end
