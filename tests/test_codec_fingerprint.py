@@ -33,7 +33,7 @@ from typing import (
 
 import pytest
 from annotated_types import Ge, Gt, Interval, Len, Lt, MaxLen, MinLen
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, StringConstraints, create_model
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import NotRequired
 
