@@ -7,8 +7,9 @@ from typing import Any, Literal
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationInfo, field_validator
 
+from tanuki_async._codec import partial
 from tanuki_async._codec.parse import COMPLAINT, Complaint, Parsed, parse
 from tanuki_async._codec.schema import wire
 
@@ -218,6 +219,36 @@ def test_a_huge_answer_is_refused_quickly(text):
     assert isinstance(parse(NUMBERS, text), Complaint)
 
     assert time.perf_counter() - begun < 3
+
+
+class Touchy(BaseModel):
+    """Its second check looks for what the first has refused."""
+
+    label: Literal["good", "bad"]
+    stars: int
+
+    @field_validator("stars")
+    @classmethod
+    def check(cls, stars: int, info: ValidationInfo) -> int:
+        return stars if info.data["label"] == "good" else 1 // stars
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"label":"ugly","stars":1}', "KeyError: 'label'"),
+        ('So: {"label":"bad","stars":0}', "ZeroDivisionError"),
+    ],
+)
+def test_whatever_a_validator_raises_is_a_complaint_and_logged(text, said, caplog):
+    complaint = parse(wire_of(Touchy), text)
+    item = partial.read(wire_of(list[Touchy]), text.removeprefix("So: "), 0)
+
+    assert isinstance(complaint, Complaint)
+    assert isinstance(item, Complaint)
+    assert said in complaint.text
+    assert said in item.text
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
 WIRES = {
