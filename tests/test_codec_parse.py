@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationInfo, field_validator
 
 from tanuki_async._codec import partial
-from tanuki_async._codec.parse import COMPLAINT, Complaint, Parsed, parse
+from tanuki_async._codec.parse import COMPLAINT, PROBLEMS, Complaint, Parsed, parse
 from tanuki_async._codec.schema import wire
 
 
@@ -210,6 +210,7 @@ def test_many_open_brackets_in_prose_are_given_up():
         '{"value":' + "[" * 150 + "]" * 150 + "}",
         "[1e" + "9" * 500_000 + "]",
         "1" * 500_000,
+        '{"value":[' + '{"a":1},' * 100_000 + "{}]}",
     ],
     ids=lambda text: text[:8],
 )
@@ -219,6 +220,14 @@ def test_a_huge_answer_is_refused_quickly(text):
     assert isinstance(parse(NUMBERS, text), Complaint)
 
     assert time.perf_counter() - begun < 3
+
+
+def test_only_the_first_of_very_many_problems_are_looked_at():
+    complaint = parse(NUMBERS, '{"value":[' + '"x",' * 5_000 + '"y"]}')
+
+    assert isinstance(complaint, Complaint)
+    assert complaint.text.count("value[") == PROBLEMS
+    assert "- and 4997 more" in complaint.text
 
 
 class Touchy(BaseModel):

@@ -19,6 +19,7 @@ logger = logging.getLogger("tanuki_async.call")
 
 COMPLAINT = 1_000  # characters, at most
 PROBLEMS = 4  # of which a complaint tells
+LOOKED_AT = 100  # of a hundred thousand problems
 SEARCHED = 200_000  # characters; no JSON is looked for in longer prose
 CANDIDATES = 16
 DEPTH = 200  # pydantic's JSON parser reads no deeper
@@ -67,6 +68,8 @@ def parse(wire: Wire, text: str) -> Parsed | Complaint:
 
 def _tolerant(wire: Wire, text: str, complaint: Exception) -> Parsed | Complaint:
     for candidate in _candidates(wire, text.encode(errors="replace").decode()):
+        if candidate == text:
+            continue  # as it has been read already
         try:
             value, output = wire.read(candidate)
         except Exception as error:  # noqa: BLE001  # as in `parse`
@@ -174,6 +177,8 @@ def _is_syntax(error: Exception) -> bool:
     """Tell whether this is about text that is no JSON, not about a value that does not fit."""
     if not isinstance(error, ValidationError):
         return not _is_foreign(error)
+    if error.error_count() > 1:
+        return False
     first = error.errors(include_url=False, include_context=False)[0]
     return first["type"] in {"json_invalid", "string_unicode"}
 
@@ -190,9 +195,9 @@ def _told(error: Exception) -> str:
 
 def _problems(wire: Wire, error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_context=False)
-    told = list(dict.fromkeys(_problem(wire, each) for each in found))
-    more = [f"and {len(told) - PROBLEMS} more"] if len(told) > PROBLEMS else []
-    return told[:PROBLEMS] + more
+    told = list(dict.fromkeys(_problem(wire, each) for each in found[:LOOKED_AT]))
+    more = len(told) - PROBLEMS + len(found[LOOKED_AT:])
+    return told[:PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _problem(wire: Wire, detail: ErrorDetails) -> str:
