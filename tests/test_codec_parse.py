@@ -230,6 +230,39 @@ def test_only_the_first_of_very_many_problems_are_looked_at():
     assert "- and 4997 more" in complaint.text
 
 
+class Measured(BaseModel):
+    """Has a config of its own, which takes all numbers."""
+
+    by: dict[float, Any] = {}
+    at: tuple[float | None, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"at":[1e999]}',
+        '{"at":["nan"]}',
+        '{"at":["-Infinity"]}',
+        '{"at":[1,' + "9" * 400 + "]}",
+        '{"by":{"inf":1}}',
+        '{"by":{"NaN":1}}',
+        '{"by":{"1":[{"x":-1E+400}]}}',
+        'So: {"at":["1e309"]}',
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_number_that_json_does_not_have_is_a_complaint(text):
+    assert isinstance(parse(wire_of(list[Measured]), f"[{text}]"), Complaint)
+    assert isinstance(parse(wire_of(Measured), text), Complaint)
+
+
+def test_large_numbers_and_words_that_look_like_none_are_taken():
+    parsed = parse(wire_of(Measured), '{"at":[1e308],"by":{"2":"infinite, e123: NaN-like"}}')
+
+    assert isinstance(parsed, Parsed)
+    assert parsed.value == Measured(at=(1e308,), by={2.0: "infinite, e123: NaN-like"})
+
+
 class Touchy(BaseModel):
     """Its second check looks for what the first has refused."""
 
