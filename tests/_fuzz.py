@@ -47,7 +47,7 @@ class Log:
     def timed(self, seconds: float, what: str) -> None:
         """Take note of how long a call kept the CPU; fail where that is much too long."""
         if seconds > self.slowest:
-            self.slowest, self.slow = seconds, what[:300]
+            self.slowest, self.slow = seconds, what
         assert seconds < SLOWEST, f"{seconds:.1f} s of CPU for {what}"
 
     def tell(self, place: int) -> None:
