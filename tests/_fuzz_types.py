@@ -6,6 +6,7 @@ Leaves are the cases of `test_types_http` and some that are meant to be awkward.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 from collections import OrderedDict, defaultdict, deque
@@ -230,14 +231,23 @@ def _made(cls: Any, fields: Mapping[str, Typed], optional: frozenset[str] = froz
 
 def model(draw: Random, depth: int) -> Typed:
     fields = _fields(draw, depth)
-    absent = frozenset(name for name, each in fields.items() if draw.random() < 0.4 and "Lazy" not in repr(each))
+    defaults = {name: each.make(draw) for name, each in fields.items() if draw.random() < 0.4}
+    absent = frozenset(name for name, value in defaults.items() if _is_copied(value))
     config = draw.choice(CONFIGS)
     declared: dict[str, Any] = {
-        name: (each.annotation, each.make(draw) if name in absent else ...) for name, each in fields.items()
+        name: (each.annotation, defaults[name] if name in absent else ...) for name, each in fields.items()
     }
     doc = draw.choice([None, "What it is."])
     cls = create_model(draw.choice(["Made", "Größe", "Made[int]"]), __config__=config, __doc__=doc, **declared)
     return Typed(cls, _made(cls, fields, absent))
+
+
+def _is_copied(value: Any) -> bool:
+    """Tell whether pydantic can copy a default, which it does for each new instance."""
+    try:
+        return copy.deepcopy(value) is not None
+    except TypeError:  # there is an iterator in it
+        return False
 
 
 def record(draw: Random, depth: int) -> Typed:
