@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import enum
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from random import Random
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Optional, TypedDict, TypeVar, Union
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Optional, TypedDict, Union
 from uuid import UUID
 
+from _fuzz_classes import Aliased, Chain, Lazy, Pile, Touchy, Weekday, picky, tidy
 from pydantic import (
     AfterValidator,
-    AliasChoices,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    RootModel,
     create_model,
-    field_validator,
 )
 from test_types_http import CASES, Cat, Colour, Dog, Level
 from typing_extensions import TypeAliasType
 from typing_extensions import TypedDict as ExtendedTypedDict
 
-T = TypeVar("T")
 Make = Callable[[Random], Any]
 DEEPEST = 3
 NAMES = ["a", "value", "key", "item_0", "kind", "option_0", "schema_", "größe", "x" * 70]
@@ -46,63 +41,6 @@ class Typed:
 
     annotation: Any
     make: Make
-
-
-class Weekday(enum.IntFlag):
-    MONDAY = 1
-    TUESDAY = 2
-
-
-class Chain(BaseModel, Generic[T]):
-    """Items, one after the other."""
-
-    item: T
-    next: Chain[T] | None = None
-
-
-class Pile(RootModel[list[T]], Generic[T]):
-    pass
-
-
-class Aliased(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-    kind: int = Field(alias="is", description='The "kind".')
-    rest: dict[str, int] = Field(default={}, validation_alias=AliasChoices("rest", "others"))
-
-
-class Touchy(BaseModel):
-    """Its validators raise whatever they like."""
-
-    how: Literal["value", "key", "type", "zero", "index", "assert", "attribute", "stop"] | None = None
-    numbers: list[int] = []
-
-    @field_validator("numbers")
-    @classmethod
-    def check(cls, numbers: list[int], info: Any) -> list[int]:
-        how = info.data["how"]  # a KeyError where that did not fit
-        errors: dict[str | None, Exception] = {
-            "value": ValueError("no"), "key": KeyError("k"), "type": TypeError("t"), "zero": ZeroDivisionError(),
-            "index": IndexError("i"), "attribute": AttributeError("a"), "stop": StopIteration(),
-        }  # fmt: skip
-        if how in errors and numbers:
-            raise errors[how]
-        assert how != "assert", "it says so"
-        return numbers
-
-
-class Lazy(BaseModel):
-    parts: Iterable[int]
-
-
-def picky(value: Any) -> Any:
-    """Take nothing that is long."""
-    if len(value) > 3:
-        raise ValueError(f"{len(value)} are too many")
-    return value
-
-
-def tidy(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
 
 
 def text(draw: Random, most: int = 8) -> str:
