@@ -52,6 +52,12 @@ class Deadlines:
             self._timer = loop.call_at(deadline.when, self._look)
         return deadline
 
+    def rest(self) -> None:
+        """Let go of the timer, and of all that it refers to, unless a call still runs."""
+        if self._timer is not None and not self.running:
+            self._timer.cancel()
+            self._timer = None
+
     def _look(self) -> None:
         """End the calls whose time is over, and come back when the next one's is.
 

@@ -94,6 +94,19 @@ async def test_a_thousand_calls_need_one_timer() -> None:
     assert not deadlines.running
 
 
+async def test_the_timer_rests_only_while_no_call_runs() -> None:
+    deadlines = Deadlines(0.01)
+    running = asyncio.create_task(late(deadlines))
+    await asyncio.sleep(0)
+    deadlines.rest()
+    assert await running
+    deadlines.begin().close()
+    deadlines.rest()
+    scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert not [each for each in scheduled if getattr(each._callback, "__self__", None) is deadlines]
+    assert await late(deadlines)
+
+
 async def test_many_calls_that_end_together_are_ended_without_a_search_for_each() -> None:
     deadlines, task = Deadlines(0.0), asyncio.current_task()
     assert task is not None

@@ -400,6 +400,15 @@ async def test_a_closed_one_answers_no_more(server: LoopbackServer, storage: Mem
             raise AssertionError("not reached")
 
 
+async def test_a_closed_one_leaves_no_timer_behind(server: LoopbackServer, storage: MemoryStorage) -> None:
+    async with tanuki_for(server, storage):
+        await echo("a")
+    await asyncio.sleep(0)
+
+    scheduled: Any = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert [handle for handle in scheduled if not handle.cancelled() and "tanuki" in repr(handle)] == []
+
+
 async def test_a_new_one_may_be_opened_after_a_closed_one(server: LoopbackServer, storage: MemoryStorage) -> None:
     for text in ("x", "y"):
         async with tanuki_for(server, storage):
