@@ -15,10 +15,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from _fuzz import ANSWERS, CHUNK, FIRST, SEED, TELL, Log, drawn, good_answer, outcome, readable, stub
+from _fuzz import ANSWERS, CHUNK, FIRST, SEED, TELL, Log, drawn, good_answer, outcome, stub
 from _fuzz_answers import spoiled
 from _fuzz_fits import fits
 from _fuzz_types import Typed, text
+from pydantic import ValidationError
 
 import tanuki_async as tanuki
 from tanuki_async import InputError, OutputError, Tanuki
@@ -79,11 +80,9 @@ async def test_an_answer_becomes_a_value_of_its_type_or_a_documented_error() -> 
         async with Tanuki(storage=storage, providers=[fuzzer], teacher_models="fuzz:m"):
             for place in range(first, first + CHUNK):
                 draw, found, function = drawn(place)
-                unreadable = log.ends["unreadable"]
                 for _ in range(EACH):
                     await one_call(log, fuzzer, function, found, draw)
-                if log.ends["unreadable"] == unreadable:
-                    await assert_records_fit(storage, function, found)
+                await assert_records_fit(log, storage, function, found)
         if (first - FIRST) % TELL == 0:
             log.tell(place)
         if log.answers >= ANSWERS:
@@ -91,7 +90,7 @@ async def test_an_answer_becomes_a_value_of_its_type_or_a_documented_error() -> 
     log.tell(place)
     assert log.ends["value"] > log.answers // 40
     assert log.ends["OutputError"]
-    assert log.ends["unreadable"] < log.ends["value"] // 4
+    assert log.ends["unreadable"] < log.ends["records"] // 4
     assert log.resident[-1] <= log.resident[0] + GROWTH
 
 
@@ -105,20 +104,24 @@ async def one_call(log: Log, fuzzer: Fuzzer, function: Any, found: Typed, draw: 
     log.answers += len(fuzzer.given)
     if error is None:
         assert fits(result, found.annotation), f"{result!r:.500} is no {fuzzer.clue(found)}"
-        log.ends["unreadable"] += not readable(function, result)
     else:
         assert isinstance(error, OutputError | InputError), f"{error!r} of {fuzzer.clue(found)}"
         assert len(str(error)) < 2_000
 
 
-async def assert_records_fit(storage: MemoryStorage, function: Any, found: Typed) -> None:
-    """Whatever was recorded is read back as a value of the type, where pydantic reads what it writes."""
+async def assert_records_fit(log: Log, storage: MemoryStorage, function: Any, found: Typed) -> None:
+    """Whatever was recorded is read back as a value of the type, if pydantic reads what it writes for such values."""
     await tanuki.flush()
     spec = patched(function).spec
     async for batch in storage.scan(f"{spec.hash}/PATCHES"):
         for line in batch:
-            value = spec.wire.load(json.dumps(decode_line(line).output))
-            assert fits(value, found.annotation), f"{line!r:.500} is no {found.annotation}"
+            try:
+                value = spec.wire.load(json.dumps(decode_line(line).output))
+            except ValidationError:
+                log.ends["unreadable"] += 1
+            else:
+                log.ends["records"] += 1
+                assert fits(value, found.annotation), f"{line!r:.500} is no {found.annotation}"
 
 
 async def test_a_stream_gives_items_of_its_type_and_ends_or_a_documented_error() -> None:
