@@ -1,7 +1,8 @@
-"""Lives through a day of an application on a clock that jumps, and looks each hour at whether anything has grown.
+"""Lives through a day of an application on a clock that jumps, and looks now and then at whether anything has grown.
 
-`TANUKI_SOAK_HOURS` says how long it lasts (default 3; 24 and more is the whole campaign), `TANUKI_SOAK_CALLS` how many
-calls an hour of the day has on average (default 240; 2,000), `TANUKI_SOAK_SEED` repeats a run. It begins at 22:20 UTC.
+`TANUKI_SOAK_HOURS` says how long it lasts (default 1.5; 24 and more is the whole campaign), `TANUKI_SOAK_CALLS` how many
+times an hour of the day calls are made on average (default 240), `TANUKI_SOAK_SEED` repeats a run. Beginning shortly
+before midnight, it sees a day's budget come back.
 """
 
 from __future__ import annotations
@@ -30,14 +31,29 @@ from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.testing import Fault, LoopbackServer
 from tanuki_async.testing.answers import ChatRequest
 
-HOURS = float(os.environ.get("TANUKI_SOAK_HOURS", "3"))
+HOURS = float(os.environ.get("TANUKI_SOAK_HOURS", "1.5"))
 CALLS = float(os.environ.get("TANUKI_SOAK_CALLS", "240"))
 SEED = int(os.environ.get("TANUKI_SOAK_SEED", str(time.time_ns() % 1_000_000)))
-START = datetime(2026, 3, 1, 22, 20, tzinfo=UTC)
+START = datetime(2026, 3, 1, 23, 20, tzinfo=UTC)
 FILES = Path("/proc/self/fd")
-WARM = 1  # hours until everything has been there once
+STEP = 0.5 if HOURS < 6 else 1.0  # hours between two looks
+WARM = 1 if HOURS < 6 else 3  # the look after which nothing grows any more
 A_DAY = 6  # requests that `rationed` may make a day
-WORDS = ["cheap pills win money now", "meeting at noon about the budget"]
+SPAM = ["pills", "money", "winner", "casino", "cheap", "offer", "click", "prize", "loan", "viagra", "free", "bonus"]
+HAM = [
+    "meeting",
+    "budget",
+    "noon",
+    "agenda",
+    "report",
+    "review",
+    "lunch",
+    "train",
+    "deadline",
+    "draft",
+    "thanks",
+    "minutes",
+]
 
 pytestmark = [
     pytest.mark.campaign,
@@ -81,7 +97,7 @@ async def embedded(text: str) -> Embedding[list[float]]:
     """Embed."""
 
 
-@tanuki.patch(student_model="local", distill_after=40, audit_rate=0.2, min_agreement=0.8)
+@tanuki.patch(student_model="local", distill_after=25, audit_rate=0.2, min_agreement=0.8)
 async def sorted_out(text: str) -> Literal["spam", "ham"]:
     """Tell spam from what is wanted."""
 
@@ -89,6 +105,12 @@ async def sorted_out(text: str) -> Literal["spam", "ham"]:
 @tanuki.patch(teacher_models="soak:old", ignore_finetuning=True)
 async def outdated(text: str) -> int:
     """Count the letters, as long as it goes."""
+
+
+FUNCTIONS: dict[Any, int] = {
+    plain: 1, hedged: 1, shared: 1, cached: 1, rationed: 1, streamed: 1, embedded: 1, outdated: 1, sorted_out: 4,
+}  # fmt: skip
+"""What is called, how often beside the others."""
 
 
 class Weather:
@@ -104,7 +126,7 @@ class Weather:
         await asyncio.sleep(self.draw.lognormvariate(-0.5, 0.8))
         text = request.arguments.get("text", "")
         if "spam" in request.system:
-            value: Any = "spam" if "pills" in text else "ham"
+            value: Any = "spam" if any(word in text for word in SPAM) else "ham"
         else:
             value = [len(word) for word in text.split()] if "List" in request.system else len(text)
         return {
@@ -175,10 +197,10 @@ class Day:
 
     async def call(self) -> None:
         draw = self.draw
-        function = draw.choice(
-            [plain, hedged, shared, cached, rationed, streamed, embedded, sorted_out, sorted_out, outdated]
-        )
-        text = f"{draw.choice(WORDS)} {self.number // 6 if function is shared else self.number}"
+        function = draw.choices(list(FUNCTIONS), list(FUNCTIONS.values()))[0]
+        text = f"{' '.join(draw.choices(draw.choice([SPAM, HAM]), k=5))} {self.number}"
+        if function is shared:
+            text = f"the same for six: {self.number // 6}"
         if function is cached:
             text = f"one of a hundred: {draw.randrange(100)}"
         today = f"{self.clock.now():%d}"
@@ -191,7 +213,6 @@ class Day:
             self.refused[today] += 1
         except TanukiError as error:
             self.ends[type(error).__name__] += 1
-            print(error)
         else:
             self.ends[function.__name__] += 1
             self.rations[today] += function is rationed
@@ -222,10 +243,12 @@ def test_a_day_leaves_nothing_behind_but_what_was_recorded(tmp_path: Path, monke
         logger.removeHandler(lines)
     report(day, samples, weather, lines, time.perf_counter() - began)
     assert_flat(samples)
+    assert samples[-1].sizes["student"] > 0
+    assert any(day.rations[today] for today in day.rations if today != f"{START:%d}")  # it came back
     assert sum(lines.counted.values()) < 60 + 3 * (sum(weather.sent.values()) - weather.sent["good"])
     assert lines.counted["WARNING %s"] <= 1  # the model that retires
-    for today in set(day.refused) - {f"{START:%d}"}:
-        assert day.rations[today] <= A_DAY
+    for today in day.refused:
+        assert day.rations[today] <= A_DAY + 2  # asked before midnight, answered after it
 
 
 async def soak(loop: JumpingLoop, path: Path) -> Any:
@@ -240,14 +263,12 @@ async def soak(loop: JumpingLoop, path: Path) -> Any:
             limits={"soak": Limits(requests_per_minute=120, tokens_per_minute=60_000, concurrency=8)},
         )  # fmt: skip
         async with opened:
-            for _ in range(math.ceil(HOURS)):
-                await day.live(min(1, HOURS))
+            for _ in range(round(HOURS / STEP)):
+                await day.live(STEP)
                 await day.clock.sleep(150)  # pauses, windows and what connections may be idle have passed
                 await tanuki.flush()
                 samples.append(Sample.take(loop, opened, server, day.clock))
-            status = await tanuki.status(sorted_out)
-            print(status)
-            samples[-1].sizes["student"] = status.answered_by_student
+            samples[-1].sizes["student"] = (await tanuki.status(sorted_out)).answered_by_student
     return day, samples, weather
 
 
