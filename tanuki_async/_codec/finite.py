@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any, cast
 
+NUMBERS = frozenset({"float", "any"})
+"""Kinds of pydantic's schema in which such numbers are; a model has a config of its own, which may take them."""
+
 
 def may_overflow(output: bytes) -> bool:
     """Tell whether `output`, as pydantic writes it, may stand for a number that is not finite."""

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from tanuki_async._codec.finite import is_finite, may_overflow
+from tanuki_async._codec.core import kinds_in, parts
+from tanuki_async._codec.finite import NUMBERS, is_finite, may_overflow
 from tanuki_async._codec.limits import within_limits
 from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, in_words
 from tanuki_async._codec.reader import InexpressibleError
@@ -133,7 +134,7 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
     fields = list(_fields(adapter.core_schema))
     aliased = any(field.get("validation_alias") or field.get("serialization_alias") for field in fields)
     by_alias = all(field.get("validation_alias") == field.get("serialization_alias") for field in fields)
-    kinds = {kind for part in _parts(adapter.core_schema) if isinstance(kind := part.get("type"), str)}
+    kinds = kinds_in(adapter.core_schema)
     natural = _natural_schema(adapter, by_alias=by_alias)
     wired, shape, reshapes = _expressed(natural)
     schema, enveloped = _rooted(wired or natural)
@@ -145,7 +146,7 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
         shape=shape,
         reshapes=reshapes,
         unordered="uniqueItems" in str(natural),
-        floats=bool(kinds & {"float", "any"}),
+        floats=bool(kinds & NUMBERS),
         lazy="generator" in kinds,
         by_alias=by_alias,
         by_name=aliased,
@@ -246,20 +247,6 @@ def _legal(name: str) -> str:
     return f"{legal[: _NAME - 9]}_{mmh3.hash(name, signed=False):08x}"
 
 
-def _parts(core: Any) -> list[dict[str, Any]]:
-    """List every dict in a core schema, whatever it is for."""
-    found: list[dict[str, Any]] = []
-    todo: list[Any] = [core]
-    while todo:
-        part = todo.pop()
-        if is_object(part):
-            found.append(part)
-            todo += [value for key, value in found[-1].items() if key not in {"metadata", "default"}]
-        elif isinstance(part, list | tuple):
-            todo += part
-    return found
-
-
 def _fields(core: Any) -> list[dict[str, Any]]:
     kinds = {"model-field", "dataclass-field", "typed-dict-field"}
-    return [part for part in _parts(core) if part.get("type") in kinds]
+    return [part for part in parts(core) if part.get("type") in kinds]
