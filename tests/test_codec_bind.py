@@ -227,9 +227,9 @@ def test_what_json_cannot_hold_is_refused() -> None:
 
     with pytest.raises(InputError, match="finite number"):
         describe(f).bind((float("inf"),), {})
-    with pytest.raises(InputError, match="'x' .* is not finite"):
+    with pytest.raises(InputError, match=r"'x' .* is not finite"):
         describe(h).bind(([Measured(x=float("nan"))],), {})
-    with pytest.raises(InputError, match="'x' .* is not finite"):
+    with pytest.raises(InputError, match=r"'x' .* is not finite"):
         describe(i).bind(({"a": float("inf")},), {})
     assert describe(h).bind(([Measured(x=1, y=None)],), {}).text == '{"x":[{"x":1.0,"y":null}]}'
     with pytest.raises(InputError, match="cannot be written as JSON"):

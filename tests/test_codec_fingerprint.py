@@ -333,6 +333,7 @@ class Numbers(RootModel[list[int]]):
         (int, "int"),
         (Odd(), "Odd(n=1)"),
         (Numbers([1, 2]), "Numbers(root=[1, 2])"),
+        (Numbers.model_construct("x"), "Numbers(root='x')"),
     ],
 )
 def test_values_are_written_without_addresses(value: Any, text: str) -> None:

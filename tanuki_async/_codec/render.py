@@ -273,7 +273,7 @@ def _object_text(value: Any) -> str:
     if cls.__module__.startswith("pathlib"):
         return f"Path({value.as_posix()!r})"
     if isinstance(value, BaseModel):
-        dumped: Any = value.model_dump()  # of a RootModel: anything
+        dumped: Any = value.model_dump(warnings=False)  # of a RootModel: anything
         inside: Mapping[str, Any] = dumped if isinstance(dumped, Mapping) else {"root": dumped}
     elif dataclasses.is_dataclass(value):
         inside = attributes(value)
