@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
 from math import isfinite
 from typing import Any, cast
+
+from tanuki_async._codec.shapes import is_object
 
 NUMBERS = frozenset({"float", "any"})
 """Kinds of pydantic's schema in which such numbers are; a model has a config of its own, which may take them."""
@@ -25,8 +27,8 @@ def is_finite(plain: object) -> bool:
     """Tell whether all numbers are finite in what pydantic makes of a value: dicts, lists and so on."""
     if isinstance(plain, float):
         return isfinite(plain)
-    if isinstance(plain, Mapping):
-        return all(is_finite(key) and is_finite(value) for key, value in cast("Mapping[Any, Any]", plain).items())
-    if isinstance(plain, (list, tuple, set, frozenset)):
+    if is_object(plain):
+        return all(is_finite(key) and is_finite(value) for key, value in plain.items())
+    if isinstance(plain, (list, tuple, set, frozenset, deque)):
         return all(map(is_finite, cast("list[Any]", plain)))
     return True

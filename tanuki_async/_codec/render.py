@@ -31,6 +31,7 @@ from tanuki_async._codec.hints import (
 )
 from tanuki_async._codec.hooks import BUILT_FROM_BASE, EmbeddingMarker
 from tanuki_async._codec.media import Media
+from tanuki_async._codec.shapes import is_object
 
 
 class Renderer:
@@ -274,7 +275,7 @@ def _object_text(value: Any) -> str:
         return f"Path({value.as_posix()!r})"
     if isinstance(value, BaseModel):
         dumped: Any = value.model_dump(warnings=False)  # of a RootModel: anything
-        inside: Mapping[str, Any] = dumped if isinstance(dumped, Mapping) else {"root": dumped}
+        inside: Mapping[str, Any] = dumped if is_object(dumped) else {"root": dumped}
     elif dataclasses.is_dataclass(value):
         inside = attributes(value)
     else:  # any object at all: only what is surely plain and has an end

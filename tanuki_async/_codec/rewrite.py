@@ -111,7 +111,7 @@ class Rewriter:
         arguments = get_args(annotation)
         plain = (str, bytes) if str in arguments else ()  # beside str, a str is no bytes
         rewritten = tuple(each if each in plain else self.rewrite(each) for each in arguments)
-        if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping) and rewritten:
+        if rewritten and _is_mapping(origin):
             rewritten = (as_key(arguments[0], rewritten[0]), *rewritten[1:])
         if members(annotation) is not None:
             return annotation if rewritten == arguments else Union[rewritten]  # noqa: UP007
@@ -233,6 +233,10 @@ class Rewriter:
         if config := getattr(cls, "__pydantic_config__", None):
             clone.__pydantic_config__ = config
         return clone
+
+
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, collections.abc.Mapping)
 
 
 def _names_later(annotation: Any) -> bool:
