@@ -14,21 +14,8 @@ from tanuki_async.testing import Fault
 from tanuki_async.testing.answers import ChatRequest
 
 A_DAY = 6  # requests that `rationed` may make a day
-SPAM = ["pills", "money", "winner", "casino", "cheap", "offer", "click", "prize", "loan", "viagra", "free", "bonus"]
-HAM = [
-    "meeting",
-    "budget",
-    "noon",
-    "agenda",
-    "report",
-    "review",
-    "lunch",
-    "train",
-    "deadline",
-    "draft",
-    "thanks",
-    "minutes",
-]
+SPAM = ["pills", "money", "winner", "casino", "prize", "bonus"]
+HAM = ["meeting", "budget", "noon", "agenda", "report", "train"]
 
 
 @tanuki.patch(ignore_finetuning=True)
