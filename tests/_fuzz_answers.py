@@ -145,7 +145,7 @@ def monster(draw: Random, text: str) -> str:
         "<think>" * size, "[[" + "'a'," * size + "]]", '{"value":' + "9" * size + "}", "1e" + "9" * size, "0." + "0" * size,
         '["' + '","'.join("ab" for _ in range(size)) + '"]', "\x00" * size, "\ud800" * size, " " * size, "{ a " * size,
         '{"value":"' + "x" * 10**7 + '"}' if draw.random() < 0.1 else '{"value":"' + "ü" * size + '"}',
-        '{"value":[' + "1," * size + "1]}", '{"value":[' + '{"a":1},' * size + "{}]}", '{"a":1,' * size, "PT" + "9" * size + "S",
+        '{"value":[' + "1," * size + "1]}", '{"value":[' + '{"a":1},' * (size // 4) + "{}]}", '{"a":1,' * size, "PT" + "9" * size + "S",
         text * (size // (len(text) + 1)), _KEY.sub(lambda found: f'"{"k" * size}"', text[:2000]), text + " " * size,
     ])  # fmt: skip
     return around(draw, inner) if draw.random() < 0.3 else inner
