@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, 
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, cast, overload
 
+from pydantic import ValidationError
+
 from tanuki_async._batch import BatchRun
 from tanuki_async._checkpoint import Checkpoint, key_of
 from tanuki_async._codec.describe import Call
@@ -148,7 +150,8 @@ class Kept:
         async def answer(index: int, item: Any) -> Any:
             key = key_of(self._bind(item).text)
             if (known := await checkpoint.find(index, key)) is not None:
-                return self._wire.load(known)
+                with contextlib.suppress(ValidationError):  # some values pydantic writes in a way that it does not read
+                    return self._wire.load(known)
             value = await self._call(item)
             output = self._wire.dump(value)
             await checkpoint.keep(index, key, output)

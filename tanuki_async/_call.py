@@ -20,13 +20,13 @@ from tanuki_async._desk import Desk
 from tanuki_async._errors import (
     AttachmentRefusedError,
     AuthenticationError,
-    BudgetExceededError,
     CallTimeoutError,
     OutputError,
     ProviderUnavailableError,
     ProviderUnreachableError,
     QuotaExceededError,
     RateLimitedError,
+    TanukiError,
 )
 from tanuki_async._hedge import Hedger
 from tanuki_async._lines import compact, encode_line
@@ -100,7 +100,12 @@ async def from_flight(desk: Desk, bound: Call, progress: Progress, flights: Flig
 
     output = await flights.share(bound.text, ask, progress, spawn=desk.spawn, tally=desk.tally)
     assert desk.spec.wire is not None  # embeddings do not come here
-    return desk.spec.wire.load(output)
+    try:
+        return desk.spec.wire.load(output)
+    except ValidationError:  # some values are written by pydantic in a way that it does not read
+        parsed = await from_teachers(desk, bound, progress)
+        desk.tally.teacher += 1
+        return parsed.value
 
 
 async def from_student(desk: Desk, bound: Call, student: Student) -> Any:
@@ -268,8 +273,8 @@ async def audit(desk: Desk, bound: Call, value: Any) -> None:
     try:
         async with asyncio.timeout(desk.options.timeout):
             truth = (await from_teachers(desk, bound, Progress(), auditing=True)).value
-    except BudgetExceededError as error:  # the student goes on; it costs nothing
-        logger.debug("%s(): no audit: %s", desk.spec.name, error)
+    except (TanukiError, TimeoutError) as error:  # the student goes on; a later audit will tell
+        logger.info("%s(): no audit: %s", desk.spec.name, str(error) or f"no answer in {desk.options.timeout:g} s")
         return
     match = desk.options.match
     await desk.apprentice.audited(agreed=bool(match(value, truth)) if match else bool(value == truth))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from itertools import takewhile
 
 
@@ -49,8 +50,17 @@ class Deadlines:
         deadline = Deadline(self, task, loop.time() + self._seconds)
         self.running[deadline] = None
         if self._timer is None:
-            self._timer = loop.call_at(deadline.when, self._look)
+            self._timer = self._set(loop, deadline.when)
         return deadline
+
+    def _set(self, loop: asyncio.AbstractEventLoop, when: float) -> asyncio.TimerHandle:
+        return loop.call_at(when, self._look, context=Context())  # that of a call would be kept alive until then
+
+    def rest(self) -> None:
+        """Let go of the timer, and of all that it refers to, unless a call still runs."""
+        if self._timer is not None and not self.running:
+            self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
         """End the calls whose time is over, and come back when the next one's is.
@@ -63,4 +73,4 @@ class Deadlines:
             del self.running[deadline]
             deadline.come()
         if self.running:
-            self._timer = self._loop.call_at(next(iter(self.running)).when, self._look)
+            self._timer = self._set(self._loop, next(iter(self.running)).when)

@@ -170,6 +170,8 @@ class Tanuki:
             for _ in range(3):
                 if await self._closed(step):
                     break
+        for desk in list(self._desks.values()):
+            desk.deadlines.rest()
         _open_now.discard(self)
         logger.info("closed a Tanuki: %s", self._recorder.statistics())
 

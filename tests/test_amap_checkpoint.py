@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pytest
 from _spine import recorded, tanuki_for
+from pydantic import BaseModel
 
 import tanuki_async as tanuki
 from tanuki_async import Embedding, StorageError, Tanuki, UsageError
@@ -59,6 +60,21 @@ async def run(path: Path, items: Any, f: Any = double, **options: Any) -> list[A
 
 async def text_of(path: Path) -> str:
     return await asyncio.to_thread(path.read_text)
+
+
+class Marked(BaseModel):
+    marks: dict[Literal[1, 2], str] = {1: "a"}  # pydantic writes 1 as "1", and does not read that
+
+
+async def test_what_was_kept_and_cannot_be_read_is_asked_for_again(server: LoopbackServer, tmp_path: Path) -> None:
+    @tanuki.patch
+    async def mark(n: int) -> Marked: ...
+
+    server.put("{}", "{}")
+
+    assert await run(tmp_path / "kept.jsonl", [1], mark) == [Marked()]
+    assert await run(tmp_path / "kept.jsonl", [1], mark) == [Marked()]
+    assert server.served == 2
 
 
 async def test_a_second_run_asks_nothing_and_yields_the_same(server: LoopbackServer, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 from _spine import at_rest, recorded, tanuki_for
+from pydantic import BaseModel
 
 import tanuki_async as tanuki
 from tanuki_async import CallTimeoutError, NotOpenError, OutputError, RequestRejectedError, Tanuki
@@ -98,6 +99,26 @@ async def test_other_arguments_do_not_share(opened: Tanuki, server: LoopbackServ
 
     assert await asyncio.gather(words("a"), words("b")) == [["a"], ["b"]]
     assert server.served == 2
+
+
+class Marked(BaseModel):
+    text: str
+    marks: dict[Literal[1, 2], str] = {1: "a"}  # pydantic writes 1 as "1", and does not read that
+
+
+async def test_an_answer_that_cannot_be_read_again_is_asked_for_by_each(
+    opened: Tanuki, server: LoopbackServer, gate: Gate
+) -> None:
+    @tanuki.patch(single_flight=True, cache="memory")
+    async def marked(text: str) -> Marked:
+        """Mark a text."""
+
+    gate.answer = '{"text":"a"}'
+    gate.open.set()
+
+    assert await asyncio.gather(marked("a"), marked("a")) == [Marked(text="a")] * 2
+    assert await marked("a") == Marked(text="a")
+    assert at_rest(opened)
 
 
 async def test_a_later_call_asks_anew(opened: Tanuki, server: LoopbackServer, gate: Gate) -> None:

@@ -24,7 +24,9 @@ from tanuki_async import (
     RequestRejectedError,
     StorageError,
     Tanuki,
+    _call,
 )
+from tanuki_async._function import patched
 from tanuki_async.abc import Appended, Lease, Storage, Versioned
 from tanuki_async.providers.openai import OpenAICompatible
 from tanuki_async.storage.memory import MemoryStorage
@@ -796,3 +798,20 @@ async def test_every_answer_counts_for_cost_and_tokens(server: LoopbackServer, s
     assert found.usage == tanuki.Usage(requests=2, input_tokens=2000, output_tokens=200)
     assert found.cost == pytest.approx(0.004)
     assert found.unpriced == 0
+
+
+async def test_an_audit_that_finds_no_teacher_is_told_in_a_line(
+    opened: Tanuki, server: LoopbackServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tanuki_async.call")
+    server.put(Fault.hang(), Fault.status(401))
+    desk, bound = opened.desk(patched(hasty)), patched(hasty).spec.bind(("a",), {})
+
+    await _call.audit(desk, bound, 1)
+    await _call.audit(desk, bound, 1)
+
+    late, refused = (record.getMessage() for record in caplog.records)
+    assert late == "hasty(): no audit: no answer in 0.15 s"
+    assert "HTTP 401" in refused
+    assert not any(record.exc_info for record in caplog.records)
+    assert desk.tally.audits == 2

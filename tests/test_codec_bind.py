@@ -202,6 +202,13 @@ def test_long_arguments_are_clipped() -> None:
     assert len(str(caught.value)) < 500
 
 
+class Measured(BaseModel):
+    """Has a config of its own, which takes all numbers."""
+
+    x: float
+    y: float | None = None
+
+
 class Unshowable:
     def __repr__(self) -> str:
         raise RuntimeError("no")
@@ -215,9 +222,16 @@ def test_an_argument_that_cannot_be_shown_is_named_by_its_type() -> None:
 def test_what_json_cannot_hold_is_refused() -> None:
     async def f(x: float) -> int: ...
     async def g(x: object) -> int: ...
+    async def h(x: list[Measured]) -> int: ...
+    async def i(x: Any) -> int: ...
 
     with pytest.raises(InputError, match="finite number"):
         describe(f).bind((float("inf"),), {})
+    with pytest.raises(InputError, match=r"'x' .* is not finite"):
+        describe(h).bind(([Measured(x=float("nan"))],), {})
+    with pytest.raises(InputError, match=r"'x' .* is not finite"):
+        describe(i).bind(({"a": float("inf")},), {})
+    assert describe(h).bind(([Measured(x=1, y=None)],), {}).text == '{"x":[{"x":1.0,"y":null}]}'
     with pytest.raises(InputError, match="cannot be written as JSON"):
         describe(g).bind((Unshowable(),), {})
     with pytest.raises(InputError, match="argument 'text'"):

@@ -33,7 +33,7 @@ from typing import (
 
 import pytest
 from annotated_types import Ge, Gt, Interval, Len, Lt, MaxLen, MinLen
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, StringConstraints, create_model
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import NotRequired
 
@@ -313,6 +313,10 @@ class Odd:
         self.n, self.itself = 1, self
 
 
+class Numbers(RootModel[list[int]]):
+    pass
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -328,6 +332,8 @@ class Odd:
         (len, "len"),
         (int, "int"),
         (Odd(), "Odd(n=1)"),
+        (Numbers([1, 2]), "Numbers(root=[1, 2])"),
+        (Numbers.model_construct("x"), "Numbers(root='x')"),
     ],
 )
 def test_values_are_written_without_addresses(value: Any, text: str) -> None:

@@ -1,15 +1,17 @@
 """What models answer in practice becomes a value of the declared type, or a complaint; never anything else."""
 
 import time
+from collections import deque
 from datetime import date
 from typing import Any, Literal
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationInfo, field_validator
 
-from tanuki_async._codec.parse import COMPLAINT, Complaint, Parsed, parse
+from tanuki_async._codec import partial
+from tanuki_async._codec.parse import COMPLAINT, PROBLEMS, Complaint, Parsed, parse
 from tanuki_async._codec.schema import wire
 
 
@@ -209,6 +211,7 @@ def test_many_open_brackets_in_prose_are_given_up():
         '{"value":' + "[" * 150 + "]" * 150 + "}",
         "[1e" + "9" * 500_000 + "]",
         "1" * 500_000,
+        '{"value":[' + '{"a":1},' * 20_000 + "{}]}",
     ],
     ids=lambda text: text[:8],
 )
@@ -218,6 +221,79 @@ def test_a_huge_answer_is_refused_quickly(text):
     assert isinstance(parse(NUMBERS, text), Complaint)
 
     assert time.perf_counter() - begun < 3
+
+
+def test_only_the_first_of_very_many_problems_are_looked_at():
+    complaint = parse(NUMBERS, '{"value":[' + '"x",' * 5_000 + '"y"]}')
+
+    assert isinstance(complaint, Complaint)
+    assert complaint.text.count("value[") == PROBLEMS
+    assert "- and 4997 more" in complaint.text
+
+
+class Measured(BaseModel):
+    """Has a config of its own, which takes all numbers."""
+
+    by: dict[float, Any] = {}
+    at: tuple[float | None, ...] = ()
+    latest: deque[float] = deque()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"at":[1e999]}',
+        '{"at":["nan"]}',
+        '{"at":["-Infinity"]}',
+        '{"at":[1,' + "9" * 400 + "]}",
+        '{"by":{"inf":1}}',
+        '{"by":{"NaN":1}}',
+        '{"latest":[1,1e400]}',
+        '{"by":{"1":[{"x":-1E+400}]}}',
+        'So: {"at":["1e309"]}',
+    ],
+    ids=lambda text: text[:24],
+)
+def test_a_number_that_json_does_not_have_is_a_complaint(text):
+    assert isinstance(parse(wire_of(list[Measured]), f"[{text}]"), Complaint)
+    assert isinstance(parse(wire_of(Measured), text), Complaint)
+
+
+def test_large_numbers_and_words_that_look_like_none_are_taken():
+    parsed = parse(wire_of(Measured), '{"at":[1e308],"by":{"2":"infinite, e123: NaN-like"}}')
+
+    assert isinstance(parsed, Parsed)
+    assert parsed.value == Measured(at=(1e308,), by={2.0: "infinite, e123: NaN-like"})
+
+
+class Touchy(BaseModel):
+    """Its second check looks for what the first has refused."""
+
+    label: Literal["good", "bad"]
+    stars: int
+
+    @field_validator("stars")
+    @classmethod
+    def check(cls, stars: int, info: ValidationInfo) -> int:
+        return stars if info.data["label"] == "good" else 1 // stars
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"label":"ugly","stars":1}', "KeyError: 'label'"),
+        ('So: {"label":"bad","stars":0}', "ZeroDivisionError"),
+    ],
+)
+def test_whatever_a_validator_raises_is_a_complaint_and_logged(text, said, caplog):
+    complaint = parse(wire_of(Touchy), text)
+    item = partial.read(wire_of(list[Touchy]), text.removeprefix("So: "), 0)
+
+    assert isinstance(complaint, Complaint)
+    assert isinstance(item, Complaint)
+    assert said in complaint.text
+    assert said in item.text
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
 WIRES = {

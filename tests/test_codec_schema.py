@@ -133,6 +133,10 @@ class Notes(TypedDict):
     end: NotRequired[date | None]
 
 
+class Tagged(TypedDict):
+    kind: NotRequired[Literal["x"]]
+
+
 class Bare(TypedDict):
     pass
 
@@ -422,6 +426,7 @@ ROUND_TRIPS = [
     (timedelta, timedelta(hours=1, microseconds=5)),
     (Decimal, Decimal("1.10")),
     (list[Decimal], [Decimal("1.10"), Decimal(3)]),
+    (list[Tagged], [{"kind": "x"}, {}]),
     (None, None),
     (Annotated[float, Field(gt=0, le=float("inf"))], 0.5),
 ]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
+from contextvars import ContextVar
 
 import pytest
 
@@ -92,6 +95,33 @@ async def test_a_thousand_calls_need_one_timer() -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert not deadlines.running
+
+
+async def test_the_timer_rests_only_while_no_call_runs() -> None:
+    deadlines = Deadlines(0.01)
+    running = asyncio.create_task(late(deadlines))
+    await asyncio.sleep(0)
+    deadlines.rest()
+    assert await running
+    deadlines.begin().close()
+    deadlines.rest()
+    scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert not [each for each in scheduled if getattr(each._callback, "__self__", None) is deadlines]
+    assert await late(deadlines)
+
+
+async def test_what_a_call_had_around_it_is_let_go_of_with_the_call() -> None:
+    around, deadlines = ContextVar[object]("around"), Deadlines(60.0)
+
+    async def call() -> weakref.ref[object]:
+        around.set(kept := asyncio.Event())
+        deadlines.begin().close()
+        return weakref.ref(kept)
+
+    kept = await asyncio.create_task(call())
+    await asyncio.sleep(0)  # the loop lets go of the task
+    gc.collect()
+    assert kept() is None
 
 
 async def test_many_calls_that_end_together_are_ended_without_a_search_for_each() -> None:

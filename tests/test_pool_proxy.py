@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import sys
 from base64 import b64encode
@@ -13,7 +14,7 @@ from _raw_server import HANG, RawServer, ok
 
 from tanuki_async._errors import NotOpenError, ProviderUnreachableError, SettingsError
 from tanuki_async._pool.http import Connections
-from tanuki_async._pool.proxy import Proxy, find_proxy, proxies_are_named, read_proxy
+from tanuki_async._pool.proxy import Proxy, find_proxy, open_tunnel, proxies_are_named, read_proxy
 from tanuki_async._pool.retry import is_retryable
 from tanuki_async._pool.targets import split_url
 from tanuki_async._records import Reply
@@ -58,6 +59,14 @@ async def test_https_goes_through_a_tunnel_that_is_kept(
         ]
         assert server.requests[0].startswith(b"POST /v1/x?y=1 HTTP/1.1\r\nhost: localhost:")
         assert b"proxy" not in server.requests[0]
+
+
+async def test_what_is_sent_through_a_tunnel_waits_for_no_acknowledgement(plain_tls: ssl.SSLContext) -> None:
+    async with LoopbackProxy() as proxy, RawServer([ok(b"far")], tls=plain_tls) as server:
+        tunnel = await open_tunnel(read_proxy(proxy.host), "127.0.0.1", split_url(server.url))
+        _, writer = await asyncio.open_connection(sock=tunnel)
+        assert tunnel.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
 
 
 async def test_http_2_goes_through_a_tunnel_too(http: Connections, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from _spine import at_rest, recorded, settings_for, tanuki_for
 
 import tanuki_async as tanuki
 from tanuki_async import NotOpenError, StorageError, Tanuki
+from tanuki_async._deadlines import Deadlines
 from tanuki_async._runtime import current
 from tanuki_async.storage.memory import MemoryStorage
 from tanuki_async.testing import LoopbackServer
@@ -398,6 +399,15 @@ async def test_a_closed_one_answers_no_more(server: LoopbackServer, storage: Mem
     with pytest.raises(NotOpenError, match="make a new one"):
         async with opened:
             raise AssertionError("not reached")
+
+
+async def test_a_closed_one_leaves_no_timer_behind(server: LoopbackServer, storage: MemoryStorage) -> None:
+    async with tanuki_for(server, storage):
+        await echo("a")
+
+    scheduled: Any = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    owners = [getattr(each._callback, "__self__", None) for each in scheduled if not each.cancelled()]
+    assert not [owner for owner in owners if isinstance(owner, Deadlines)]
 
 
 async def test_a_new_one_may_be_opened_after_a_closed_one(server: LoopbackServer, storage: MemoryStorage) -> None:

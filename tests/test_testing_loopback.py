@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import struct
 import threading
 from collections.abc import AsyncIterator
@@ -73,6 +74,14 @@ def plain_model(provider: str, structured: Any = "none", wire_format: str | None
 
 def content(response: httpx.Response) -> Any:
     return response.json()["choices"][0]["message"]["content"]
+
+
+async def test_the_pieces_of_a_stream_wait_for_no_acknowledgement(client: httpx.AsyncClient) -> None:
+    async with LoopbackServer("good") as server:
+        await ask(client, server, stream=True)
+        (connection,) = server._open
+        accepted = connection._transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def test_an_answerer_sees_what_was_asked_and_its_value_gets_the_envelope(client: httpx.AsyncClient) -> None:

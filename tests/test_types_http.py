@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 from _spine import last_user_turn, recorded, tanuki_for
 from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 from typing_extensions import TypedDict as ExtendedTypedDict
 
 import tanuki_async as tanuki
@@ -246,6 +247,9 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
     "dict, empty": (dict[str, int], {}, {}),
     "dict of int": (dict[int, str], {1: "a"}, {"1": "a"}),
     "dict of Enum": (dict[Colour, list[int]], {Colour.RED: [1]}, {"red": [1]}),
+    "dict of Enum of both": (dict[Mixed, int], {Mixed.ONE: 1, Mixed.TWO: 2}, {"1": 1, "two": 2}),
+    "dict of Literal": (dict[Literal[1, "b"], int], {1: 1, "b": 2}, {"1": 1, "b": 2}),
+    "dict of Literal of IntEnum": (dict[Literal[Level.HIGH], int], {Level.HIGH: 1}, {"2": 1}),
     "dict of dict": (dict[str, dict[str, bool]], {"a": {"b": True}}, {"a": {"b": True}}),
     "dict, bare": (dict, {"a": [1, {"b": None}]}, {"a": [1, {"b": None}]}),
     "set": (set[str], {"b", "a"}, ["a", "b"]),
@@ -327,6 +331,8 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
         Wallet("Ada", [Money(Decimal(1), "EUR")]),
         {"owner": "Ada", "coins": [{"amount": "1", "currency": "EUR"}]},
     ),
+    "alias": (TypeAliasType("Coins", list[Money]), [Money(Decimal(1))], [{"amount": "1", "currency": "EUR"}]),
+    "alias of what is recursive": (list[TypeAliasType("Root", Node)], [Node(value=1)], [{"value": 1, "children": []}]),
     "Any": (Any, {"a": [1, None]}, {"a": [1, None]}),
 }
 OPEN = {"list, bare", "dict, bare", "Any", "Enum of tuple"}

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from tanuki_async._codec.core import kinds_in
+from tanuki_async._codec.finite import NUMBERS, is_finite, may_overflow
 from tanuki_async._codec.media import RECORD
 from tanuki_async._errors import InputError, clip
 from tanuki_async._records import Attached, JsonValue, Turn
@@ -260,7 +262,22 @@ def _codec(parameter: Parameter) -> Codec:
     if adapter.core_schema["type"] in _SCALARS:
         return adapter.validator.validate_python, to_bytes
     # Aliases and `round_trip`, because records are validated again. No warnings: a model's own defaults need not fit.
-    return adapter.validator.validate_python, partial(to_bytes, by_alias=True, round_trip=True, warnings=False)
+    write = partial(to_bytes, by_alias=True, round_trip=True, warnings=False)
+    return adapter.validator.validate_python, _finite(adapter, write) if kinds_in(
+        adapter.core_schema
+    ) & NUMBERS else write
+
+
+def _finite(adapter: TypeAdapter[Any], write: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
+    """Refuse numbers that JSON does not have, and would be null there."""
+
+    def checked(value: Any) -> bytes:
+        output = write(value)
+        if may_overflow(output) and not is_finite(adapter.serializer.to_python(value, warnings=False)):
+            raise PydanticSerializationError("a number in it is not finite")
+        return output
+
+    return checked
 
 
 def writer(adapter: TypeAdapter[Any], context: object) -> Callable[[Any], bytes]:

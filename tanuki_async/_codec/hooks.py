@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
 from typing import Any, cast
@@ -59,9 +58,9 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Takes enum members by the JSON of their values, where pydantic takes them by the Python values only."""
+    """Takes options by their JSON, where pydantic takes them by their Python values only."""
 
-    by_json: tuple[tuple[bytes, enum.Enum], ...]
+    by_json: tuple[tuple[bytes, Any], ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_before_validator_function(self._validate, handler(source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from tanuki_async._codec.schema import Wire
 from tanuki_async._errors import clip
 from tanuki_async._records import record
 
+logger = logging.getLogger("tanuki_async.call")
+
 COMPLAINT = 1_000  # characters, at most
 PROBLEMS = 4  # of which a complaint tells
+LOOKED_AT = 100  # of a hundred thousand problems
 SEARCHED = 200_000  # characters; no JSON is looked for in longer prose
 CANDIDATES = 16
 DEPTH = 200  # pydantic's JSON parser reads no deeper
@@ -57,16 +61,18 @@ def parse(wire: Wire, text: str) -> Parsed | Complaint:
     """
     try:
         value, output = wire.read(text)
-    except (ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  # a validator of the user's may raise anything; `complain` logs it
         return _tolerant(wire, text, error)
     return Parsed(value, output)
 
 
 def _tolerant(wire: Wire, text: str, complaint: Exception) -> Parsed | Complaint:
     for candidate in _candidates(wire, text.encode(errors="replace").decode()):
+        if candidate == text:
+            continue  # as it has been read already
         try:
             value, output = wire.read(candidate)
-        except (ValueError, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001  # as in `parse`
             if _is_syntax(complaint) and not _is_syntax(error):
                 complaint = error  # rather about the JSON that is there than about the prose around it
         else:
@@ -155,6 +161,9 @@ def complain(wire: Wire, text: str, error: Exception) -> Complaint:
     """Say why an answer does not fit, in words for the model that gave it."""
     if not text.strip():
         problems = ["the answer is empty"]
+    elif _is_foreign(error):
+        logger.warning("a validator or class of the answer's type failed: %r", error, exc_info=error)
+        problems = [clip(f"the code that checks it failed: {type(error).__name__}: {error}", 110)]
     elif isinstance(error, ValidationError) and not _is_syntax(error):
         problems = _problems(wire, error)
     else:
@@ -167,9 +176,16 @@ def complain(wire: Wire, text: str, error: Exception) -> Complaint:
 def _is_syntax(error: Exception) -> bool:
     """Tell whether this is about text that is no JSON, not about a value that does not fit."""
     if not isinstance(error, ValidationError):
-        return True
+        return not _is_foreign(error)
+    if error.error_count() > 1:
+        return False
     first = error.errors(include_url=False, include_context=False)[0]
     return first["type"] in {"json_invalid", "string_unicode"}
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Tell what only code of the user's raises: pydantic hands on all that is no ValueError or AssertionError."""
+    return not isinstance(error, (ValueError, RecursionError))
 
 
 def _told(error: Exception) -> str:
@@ -179,9 +195,9 @@ def _told(error: Exception) -> str:
 
 def _problems(wire: Wire, error: ValidationError) -> list[str]:
     found = error.errors(include_url=False, include_context=False)
-    told = list(dict.fromkeys(_problem(wire, each) for each in found))
-    more = [f"and {len(told) - PROBLEMS} more"] if len(told) > PROBLEMS else []
-    return told[:PROBLEMS] + more
+    told = list(dict.fromkeys(_problem(wire, each) for each in found[:LOOKED_AT]))
+    more = len(told) - PROBLEMS + len(found[LOOKED_AT:])
+    return told[:PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
 
 
 def _problem(wire: Wire, detail: ErrorDetails) -> str:

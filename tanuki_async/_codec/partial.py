@@ -173,7 +173,7 @@ def read(wire: Wire, item: str, place: int) -> Parsed | Complaint:
     """
     try:
         values, output = wire.read(f'{{"value":[{item}]}}')
-    except (ValueError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  # a validator of the user's may raise anything; `complain` logs it
         told = parse.complain(wire, item, error).text
         return Complaint(told.replace("value[0]", f"value[{place}]").replace("the answer is not", "it is not", 1))
     found = cast("list[object]", values)

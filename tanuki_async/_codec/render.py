@@ -31,6 +31,7 @@ from tanuki_async._codec.hints import (
 )
 from tanuki_async._codec.hooks import BUILT_FROM_BASE, EmbeddingMarker
 from tanuki_async._codec.media import Media
+from tanuki_async._codec.shapes import is_object
 
 
 class Renderer:
@@ -273,7 +274,8 @@ def _object_text(value: Any) -> str:
     if cls.__module__.startswith("pathlib"):
         return f"Path({value.as_posix()!r})"
     if isinstance(value, BaseModel):
-        inside: Mapping[str, Any] = value.model_dump()
+        dumped: Any = value.model_dump(warnings=False)  # of a RootModel: anything
+        inside: Mapping[str, Any] = dumped if is_object(dumped) else {"root": dumped}
     elif dataclasses.is_dataclass(value):
         inside = attributes(value)
     else:  # any object at all: only what is surely plain and has an end

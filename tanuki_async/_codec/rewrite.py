@@ -9,20 +9,21 @@ import enum
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Annotated, Any, ForwardRef, Literal, NotRequired, Required, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
-from pydantic_core import PydanticSerializationError, to_json
 
+from tanuki_async._codec.choices import as_key, by_json, literal
 from tanuki_async._codec.hints import (
     Namespace,
     bases_of,
     class_hints_of,
     init_hints_of,
+    is_alias_type,
     is_bare,
     is_library,
     is_named_tuple,
@@ -39,7 +40,6 @@ from tanuki_async._codec.hooks import (
     EmbeddingMarker,
     Encoded,
     Field,
-    Members,
     Ordered,
 )
 from tanuki_async._errors import StubError
@@ -64,6 +64,7 @@ class Rewriter:
         self._open: list[Any] = []  # classes being rewritten, to see recursion
         self._done: dict[Any, Any] = {}
         self._polishes = True
+        self._looping: set[Any] = set()  # names of types that contain themselves
         self._ours: set[Any] = set()  # dataclasses that pydantic would refuse
 
     def rewrite(self, annotation: Any) -> Any:
@@ -72,9 +73,11 @@ class Rewriter:
             return Annotated[bytes, Encoded()]
         if isinstance(annotation, type) and not get_args(annotation):
             return self._class(annotation, ())
+        if is_alias_type(annotation):
+            return self._named(annotation)
         origin = get_origin(annotation)
         if origin is Literal:
-            return _literal(annotation)
+            return literal(annotation)
         if origin is None or origin in _OPAQUE:
             return annotation
         if is_bare(annotation, origin):
@@ -92,10 +95,24 @@ class Rewriter:
         rewritten = self.rewrite(inner)
         return annotation if rewritten is inner else Annotated[(rewritten, *metadata)]
 
+    def _named(self, alias: Any) -> Any:
+        """Read `type X = …` as what it stands for, unless that names itself or what is only known where it stands."""
+        if alias in self._open or _names_later(alias.__value__):
+            self._looping.add(alias)
+            return alias
+        self._open.append(alias)
+        try:
+            meant = self.rewrite(alias.__value__)
+        finally:
+            self._open.pop()
+        return alias if alias in self._looping else meant
+
     def _alias(self, annotation: Any, origin: Any) -> Any:
         arguments = get_args(annotation)
         plain = (str, bytes) if str in arguments else ()  # beside str, a str is no bytes
         rewritten = tuple(each if each in plain else self.rewrite(each) for each in arguments)
+        if rewritten and _is_mapping(origin):
+            rewritten = (as_key(arguments[0], rewritten[0]), *rewritten[1:])
         if members(annotation) is not None:
             return annotation if rewritten == arguments else Union[rewritten]  # noqa: UP007
         if origin in _READ_AS or origin in _SETS:
@@ -114,7 +131,7 @@ class Rewriter:
         if cls in _READ_AS or cls in _SETS:
             return self._ordered(_READ_AS.get(cls, cls), ())
         if issubclass(cls, enum.Enum) and not all(type(each.value) in _JSON_SCALARS for each in cls):
-            return Annotated[cls, _members(cls)]
+            return Annotated[cls, by_json(cls)]
         if _is_known(cls):
             return cls
         key = (cls, arguments)
@@ -218,19 +235,15 @@ class Rewriter:
         return clone
 
 
-def _literal(annotation: Any) -> Any:
-    values = get_args(annotation)
-    if any(isinstance(value, bytes) for value in values):
-        raise StubError("a Literal of bytes has no JSON; write a Literal of texts")
-    enumerated = [value for value in values if isinstance(value, enum.Enum)]
-    return Annotated[annotation, _members(enumerated)] if enumerated else annotation
+def _is_mapping(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, collections.abc.Mapping)
 
 
-def _members(enumerated: Iterable[enum.Enum]) -> Members:
-    try:
-        return Members(tuple((to_json(each.value), each) for each in enumerated))
-    except PydanticSerializationError as error:
-        raise StubError(f"an enum's value cannot be written as JSON: {error}") from error
+def _names_later(annotation: Any) -> bool:
+    """Tell whether a type is written with names in quotes."""
+    if get_origin(annotation) is Literal:
+        return False
+    return isinstance(annotation, (str, ForwardRef)) or any(map(_names_later, get_args(annotation)))
 
 
 def _same_fields(hints: dict[str, Any], fields: dict[str, Any]) -> bool:

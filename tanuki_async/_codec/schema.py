@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from tanuki_async._codec.core import kinds_in, parts
+from tanuki_async._codec.finite import NUMBERS, is_finite, may_overflow
 from tanuki_async._codec.limits import within_limits
 from tanuki_async._codec.natural import BOUNDS, COUNTS, OPEN, Natural, Schema, in_words
 from tanuki_async._codec.reader import InexpressibleError
@@ -40,6 +42,7 @@ class Wire:
     shape: Shape | None = None  # None: natural and wire form are the same
     reshapes: bool = False  # the forms differ in more than nulls that stand for defaults
     unordered: bool = False  # there are sets in it
+    floats: bool = False  # there may be numbers in it that JSON does not have
     lazy: bool = False  # a value may be a generator, which writing it down would use up
     by_alias: bool = True  # keys are aliases, or else names
     by_name: bool = False
@@ -72,7 +75,7 @@ class Wire:
             if self.lazy:
                 raise ValueError(str(error)) from error
             output = self._naturals(text)[0]
-        if output == b"null" and value is not None and isinstance(value, float):
+        if self.floats and may_overflow(output) and not is_finite(self._plain(value)):
             raise ValueError("not a finite number")
         return (self.decode(text) if self.lazy else value), output
 
@@ -88,6 +91,12 @@ class Wire:
         if self.unordered and self.shape:
             return to_json(self.shape.decode(self.shape.encode(from_json(output))))
         return output
+
+    def _plain(self, value: Any) -> Any:
+        try:
+            return self.adapter.serializer.to_python(value, round_trip=True, warnings=False)
+        except PydanticSerializationError:
+            return value  # then it is recorded as it was answered
 
     def _inner(self, text: str) -> str:
         """Take what looks like an envelope off; if it was none, what is left is no JSON."""
@@ -125,6 +134,7 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
     fields = list(_fields(adapter.core_schema))
     aliased = any(field.get("validation_alias") or field.get("serialization_alias") for field in fields)
     by_alias = all(field.get("validation_alias") == field.get("serialization_alias") for field in fields)
+    kinds = kinds_in(adapter.core_schema)
     natural = _natural_schema(adapter, by_alias=by_alias)
     wired, shape, reshapes = _expressed(natural)
     schema, enveloped = _rooted(wired or natural)
@@ -136,7 +146,8 @@ def wire(adapter: TypeAdapter[Any], *, name: str) -> Wire:
         shape=shape,
         reshapes=reshapes,
         unordered="uniqueItems" in str(natural),
-        lazy=any(part.get("type") == "generator" for part in _parts(adapter.core_schema)),
+        floats=bool(kinds & NUMBERS),
+        lazy="generator" in kinds,
         by_alias=by_alias,
         by_name=aliased,
     )
@@ -236,20 +247,6 @@ def _legal(name: str) -> str:
     return f"{legal[: _NAME - 9]}_{mmh3.hash(name, signed=False):08x}"
 
 
-def _parts(core: Any) -> list[dict[str, Any]]:
-    """List every dict in a core schema, whatever it is for."""
-    found: list[dict[str, Any]] = []
-    todo: list[Any] = [core]
-    while todo:
-        part = todo.pop()
-        if is_object(part):
-            found.append(part)
-            todo += [value for key, value in found[-1].items() if key not in {"metadata", "default"}]
-        elif isinstance(part, list | tuple):
-            todo += part
-    return found
-
-
 def _fields(core: Any) -> list[dict[str, Any]]:
     kinds = {"model-field", "dataclass-field", "typed-dict-field"}
-    return [part for part in _parts(core) if part.get("type") in kinds]
+    return [part for part in parts(core) if part.get("type") in kinds]

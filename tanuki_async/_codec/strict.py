@@ -127,7 +127,7 @@ class _Builder:
             return made, Field(shape)
         resolved = self._reader.resolved(schema)
         default = resolved.get("default")
-        if "const" in resolved:  # the tag of a union: null in its place would tell no branch from another
+        if "const" in resolved and not open_:  # the tag of a union: null in its place would tell no branch from another
             return made, Field(shape, default=default)
         if "null" not in self._reader.kinds(schema):
             return _or_null(made), Field(shape, required=not open_, droppable=True, default=default)

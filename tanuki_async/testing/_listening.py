@@ -97,6 +97,7 @@ class Listening(ABC):
         bound, self._socket = self._socket, None
         if bound is None:
             bound = socket.create_server(("127.0.0.1", self._port), backlog=4096)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a stream's second piece waits for nothing
             self._port = bound.getsockname()[1]
         return bound
 
