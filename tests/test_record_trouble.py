@@ -42,6 +42,27 @@ class Picky(MemoryStorage):
         return [line async for batch in self.scan(name) for line in batch]
 
 
+class Hanging(MemoryStorage):
+    """Memory that, while down, answers nothing for ten seconds and then raises, whenever it comes back."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock, self.up = clock, True
+
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        await self._reach()
+        return await super().append(name, lines, latest=latest)
+
+    async def count(self, name: str) -> int:
+        await self._reach()
+        return await super().count(name)
+
+    async def _reach(self) -> None:
+        if not self.up:
+            await self.clock.sleep(10)
+            raise StorageError("timed out")
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -341,3 +362,20 @@ def test_a_forked_child_that_lives_does_not_hold_the_journal_of_its_dead_parent(
     while not (adopted := journal.adopt()):
         time.sleep(0.001)
     assert adopted == 1
+
+
+@pytest.mark.parametrize("end", range(143, 193, 7))
+async def test_order_holds_whenever_an_outage_ends_in_which_storage_hangs(end: int, clock: FakeClock) -> None:
+    storage = Hanging(clock)
+    recorder = Recorder(storage, clock=clock, grace=0.05)
+    recorder.start()
+    storage.up = False
+    for line in lines_of(6):
+        recorder.remember("a", line)
+    for _ in range(end):
+        await clock.advance(1)
+    storage.up = True
+    for _ in range(50):
+        await clock.advance(1)
+    assert [line async for batch in storage.scan("a") for line in batch] == lines_of(6)
+    await recorder.aclose()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tanuki_async._clock import Clock
 from tanuki_async._errors import StorageError
@@ -14,6 +15,7 @@ from tanuki_async.abc import Appended, Storage
 
 __all__ = ["Delivered", "Delivery", "RecorderStatistics"]
 
+T = TypeVar("T")
 _AGAIN, _FAILURES = 3, 40
 """So often a line is tried again before those behind it; so many failures there mean that storage is down after all."""
 logger = logging.getLogger("tanuki_async.record")
@@ -93,25 +95,41 @@ class Delivery:
             delivered.refused += 1
             del left[0]
             return True
-        if verdict in ("beside", "refused"):
-            await self._write_beside(name, delivered)
+        if verdict in ("beside", "refused") and await self._write_beside(name, delivered):
+            self.troubles.succeeded(name, 1)
+            return True
         delivered.error = error
         return verdict == "narrow"
 
-    async def _write_beside(self, name: str, delivered: Delivered) -> None:
+    async def _write_beside(self, name: str, delivered: Delivered) -> bool:
         """Write what is behind the first line, if storage goes on refusing that one while it takes one of the others.
 
-        An outage that ends between these looks the same, and puts that other one before the first.
+        Returns whether it took the first after all. That is tried again once storage is known to be up, as an outage
+        in which storage hangs mostly ends between an attempt and its failure. Where writing alone hung or failed, and
+        that ends between the attempts here, another line comes before the first.
         """
         others = range(1, len(delivered.left))
         tried = sorted({*others[:3], others[self.troubles.turn(name) % len(others)]}) if others else []
+        if not tried or not await self._answers(name):
+            return False
+        if await self._write(name, delivered, 0, 1) is None:
+            return True
         for at in tried:  # several, as others may be refused too
             if await self._write(name, delivered, at, 1) is None:
                 for _ in range(_AGAIN):
                     if await self._write(name, delivered, 0, 1) is None:
-                        return
+                        return True
                 await self._sift(name, delivered)
-                return
+                break
+        return False
+
+    async def _answers(self, name: str) -> bool:
+        """Tell whether storage is up, as far as can be seen without writing."""
+        try:
+            await self._ask(lambda: self._storage.count(name))
+        except StorageError:
+            return False
+        return True
 
     async def _sift(self, name: str, delivered: Delivered) -> None:
         """Write what is behind the first line, in ever smaller parts, but single lines that are refused too."""
@@ -139,8 +157,16 @@ class Delivery:
         return None
 
     async def _append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        appended = await self._ask(lambda: self._storage.append(name, lines, latest=latest))
+        if appended.written:  # a full one still knows what it has
+            self.troubles.took()
+            self._tell(name, appended.written)
+        return appended
+
+    async def _ask(self, asking: Callable[[], Awaitable[T]]) -> T:
+        """Wait for storage; whatever it raises is a StorageError."""
         try:
-            appended = await self._storage.append(name, lines, latest=latest)
+            return await asking()
         except StorageError:
             raise
         except asyncio.CancelledError as error:
@@ -149,10 +175,6 @@ class Delivery:
             raise StorageError(f"{self._storage!r} was closed meanwhile") from error  # nobody cancelled this one
         except Exception as error:  # a storage of the user's may raise anything; it must not end the recorder
             raise StorageError(f"{self._storage!r} failed in its own way: {error!r}") from error
-        if appended.written:  # a full one still knows what it has
-            self.troubles.took()
-            self._tell(name, appended.written)
-        return appended
 
     async def _give_up_on(self, name: str, line: bytes, error: StorageError) -> bool:
         try:
