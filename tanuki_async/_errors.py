@@ -253,7 +253,14 @@ class BudgetExceededError(TanukiError):
 
 
 class StorageError(TanukiError):
-    """Examples could not be read or written. Never raised from a patched call."""
+    """Examples could not be read or written. Never raised from a patched call.
+
+    `down` tells that the place itself fails now, whatever is asked of it: no line is to blame, and all of them wait.
+    """
+
+    def __init__(self, message: str, *, down: bool = False) -> None:
+        super().__init__(message)
+        self.down = down
 
 
 def _show_public_paths() -> None:

@@ -196,8 +196,9 @@ def test_writes_that_fail_again_and_again_leave_no_files(tmp_path: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(journal_module, "write_all", full)
         for _ in range(3):
-            with pytest.raises(StorageError, match="disk is full"):
+            with pytest.raises(StorageError, match="disk is full") as caught:
                 journal.add([("a", b"1")])
+            assert caught.value.down
     assert list(journal.path.glob("*/*.lines")) == []
     journal.add([("a", b"2")])
     assert taken(journal) == {"a": [b"2"]}

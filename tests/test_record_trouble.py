@@ -63,6 +63,18 @@ class Hanging(MemoryStorage):
             raise StorageError("timed out")
 
 
+class Lagging(MemoryStorage):
+    """Memory that writes, and while it lags says that its replicas have not."""
+
+    lags = True
+
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        appended = await super().append(name, lines, latest=latest)
+        if self.lags:
+            raise StorageError("no replica has it", down=True)
+        return appended
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
@@ -103,6 +115,22 @@ async def test_flush_writes_the_other_names_and_says_which_fails(recorder: Recor
         await recorder.flush()
     assert await storage.all("good") == lines_of(1000)
     assert recorder.statistics().queued + recorder.statistics().spilled == 1000
+
+
+async def test_what_is_written_though_storage_says_it_is_down_stays_in_order(clock: FakeClock, tmp_path: Path) -> None:
+    storage = Lagging()
+    recorder = Recorder(storage, clock=clock, grace=0.05, journal=Journal(tmp_path, "somewhere"))
+    recorder.start()
+    for n in range(40):
+        recorder.remember("f", b"%d" % n)
+        with pytest.raises(StorageError, match="no replica"):
+            await recorder.flush()
+        await clock.advance(31)
+    storage.lags = False
+    await recorder.flush()
+    assert [line async for page in storage.scan("f") for line in page] == [b"%d" % n for n in range(40)]
+    assert recorder.statistics().failed == 0
+    await recorder.aclose()
 
 
 async def test_a_name_that_files_cannot_have_holds_up_no_other(tmp_path: Path, clock: FakeClock) -> None:

@@ -180,8 +180,9 @@ async def test_a_replica_is_told() -> None:
 
 async def test_a_foreign_key_under_our_name_is_told(storage: RedisStorage, server: _redis.Server) -> None:
     server.ask("SET", storage._key(NAME, "lines"), "something else")
-    with pytest.raises(StorageError, match=r"choose another \?prefix="):
+    with pytest.raises(StorageError, match=r"choose another \?prefix=") as caught:
         await storage.append(NAME, [line(1)])
+    assert not caught.value.down
 
 
 async def test_a_part_of_a_cluster_is_told() -> None:
@@ -207,8 +208,9 @@ async def test_what_is_there_already_is_acknowledged_only_when_a_replica_has_it(
         os.kill(replica.process.pid, signal.SIGSTOP)
         monkeypatch.setattr("tanuki_async.storage._redis_client._REPLICA_SECONDS", 0.05)
         for storage in (first, first, second):  # where all but the first write find it there
-            with pytest.raises(StorageError, match="only 0 of 1 replicas"):
+            with pytest.raises(StorageError, match="only 0 of 1 replicas") as caught:
                 await storage.append(NAME, [line(2)])
+            assert caught.value.down
         os.kill(replica.process.pid, signal.SIGCONT)
         monkeypatch.undo()
         assert await second.append(NAME, [line(2)]) == Appended(0, 1)

@@ -223,6 +223,7 @@ async def test_wrong_keys_are_told_apart(key: str, secret: str, told: str) -> No
     with pytest.raises(StorageError, match=told) as caught:
         await storage.open()
     assert secret not in str(caught.value).replace("wrong:", "")
+    assert caught.value.down
     await storage.aclose()
 
 

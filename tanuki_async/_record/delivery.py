@@ -89,6 +89,10 @@ class Delivery:
         if (error := await self._write(name, delivered, 0, size)) is None:
             self.troubles.succeeded(name, size)
             return True
+        if error.down:  # whatever else is tried might be written all the same, ahead of this
+            self.troubles.stalled(name, error)
+            delivered.error = error
+            return False
         verdict = self.troubles.failed(name, size, error)
         if verdict == "refused" and await self._give_up_on(name, left[0], error):
             self.troubles.gave_up(name)
@@ -115,7 +119,10 @@ class Delivery:
         if await self._write(name, delivered, 0, 1) is None:
             return True
         for at in tried:  # several, as others may be refused too
-            if await self._write(name, delivered, at, 1) is None:
+            error = await self._write(name, delivered, at, 1)
+            if error is not None and error.down:
+                break
+            if error is None:
                 for _ in range(_AGAIN):
                     if await self._write(name, delivered, 0, 1) is None:
                         return True
@@ -137,8 +144,10 @@ class Delivery:
         sizes = [len(delivered.left) - 1] if len(delivered.left) > 1 else []
         while sizes and failures < _FAILURES:
             size = sizes.pop()
-            if await self._write(name, delivered, at, size) is None:
+            if (error := await self._write(name, delivered, at, size)) is None:
                 continue  # what followed is at the same place now
+            if error.down:
+                return
             failures += 1
             if size > 1:
                 sizes += [size - size // 2, size // 2]

@@ -98,7 +98,7 @@ class Troubles:
         return "beside" if trouble.failures >= _BESIDE else "wait"
 
     def stalled(self, name: str, error: StorageError) -> None:
-        """Note that the lines of a name could not even be tried."""
+        """Note that the lines of a name could not even be tried, or none at all would have gone."""
         now = self._clock.monotonic()
         self._of(name, error, now).put_off(now)
 

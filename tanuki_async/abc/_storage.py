@@ -46,8 +46,9 @@ class Finding:
 class Storage(ABC):
     """Keeps lines under names and small versioned values under keys; edits what it has written in `rewrite` alone.
 
-    Names and keys are made of `A-Z a-z 0-9 . _ -` and `/`. Every failure is a StorageError. Safe for many tasks,
-    processes and event loops at once. `open` before use; `aclose` may be called twice.
+    Names and keys are made of `A-Z a-z 0-9 . _ -` and `/`. Every failure is a StorageError, with `down=True` where the
+    place itself fails, so that no line is taken for the reason. Safe for many tasks, processes and event loops at once.
+    `open` before use; `aclose` may be called twice.
     """
 
     address: str | None = None

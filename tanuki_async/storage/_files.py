@@ -29,6 +29,8 @@ _ADVICE = {
     errno.EISDIR: "a directory is where a file should be: move it away",
     errno.ENAMETOOLONG: "the path is too long: set {setting} to a shorter one",
 }
+_DOWN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE})
+"""What is so for all files of a disk, or of this process."""
 _LOCK_SECONDS = 30.0
 """How long to wait for a lock: one that a stopped process holds must not keep this one from ending."""
 _serial = itertools.count()
@@ -42,7 +44,8 @@ def translated(doing: str, path: Path, *, setting: str = "TANUKI_LOG_DIR") -> Ge
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "").format(setting=setting) or error.strerror or repr(error)
         raise StorageError(
-            f"could not {doing} {str(path)!r}: {advice} ({type(error).__name__} {error.errno})"
+            f"could not {doing} {str(path)!r}: {advice} ({type(error).__name__} {error.errno})",
+            down=error.errno in _DOWN,
         ) from error
 
 

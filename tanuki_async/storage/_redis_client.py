@@ -95,11 +95,12 @@ class Clients:
             if not isinstance(error, MovedError):
                 raise error
         else:
-            raise StorageError(f"could not write at {self.place}: its slots move about; try again")
+            raise StorageError(f"could not write at {self.place}: its slots move about; try again", down=True)
         if replicas < self.place.wait:
             raise StorageError(
                 f"written at {self.place}, but only {replicas} of {self.place.wait} replicas have it: bring them back, "
-                "or lower ?wait="
+                "or lower ?wait=",
+                down=True,
             )
         return answer
 

@@ -15,6 +15,7 @@ _SENTINEL_LOGIN = (
     "the Sentinels want another password of their own: add ?sentinel_password= to the URL, and sentinel_username= if "
     "they have users"
 )
+_KEPT_ELSE = "something else is kept under our keys: choose another ?prefix="
 _BY_WORD = (
     ("WRONGPASS", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
     ("invalid username-password", "user or password is wrong: correct the URL, redis://USER:PASSWORD@HOST"),
@@ -37,7 +38,7 @@ _BY_WORD = (
     ("CLUSTERDOWN", "a part of the Cluster has no primary: bring it back, or wait for the failover"),
     ("No master found", "the Sentinels know of no primary for this service: check its name, or wait for the failover"),
     ("BUSY", "a script that does not end keeps it busy: SCRIPT KILL ends that"),
-    ("WRONGTYPE", "something else is kept under our keys: choose another ?prefix="),
+    ("WRONGTYPE", _KEPT_ELSE),
     ("max number of clients", "too many clients are connected: raise maxclients"),
     ("DB index is out of range", "it has no such database: correct the number after the host"),
     ("Cluster mode", "it is no Cluster: leave ?cluster=true out of the URL"),
@@ -68,4 +69,5 @@ def translated(doing: str, place: RedisPlace) -> Generator[None]:
         advice = next((advice for word, advice in _BY_WORD if word in said), _OTHERWISE)
         if "No master found" in said and "AuthenticationError" in said:
             advice = _SENTINEL_LOGIN
-        raise StorageError(f"could not {doing} at {place}: {advice} ({clip(said)})") from None
+        down = advice not in (_OTHERWISE, _KEPT_ELSE)
+        raise StorageError(f"could not {doing} at {place}: {advice} ({clip(said)})", down=down) from None

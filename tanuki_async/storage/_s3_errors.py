@@ -38,6 +38,9 @@ _ADVICE = {
     "EndpointConnectionError": "nobody answers there: look at the endpoint and the network",
 }
 
+_OF_ONE_KEY = frozenset({"AccessDenied", "403"})
+"""What may be so for some keys, while others can be written."""
+
 
 def code_of(error: BaseException) -> str:
     """Return S3's word for an error, or the name of its class."""
@@ -77,4 +80,5 @@ def explained(doing: str, where: str) -> Generator[None]:
     except Exception as error:  # botocore's, aiohttp's and the operating system's share no base
         code = code_of(error)
         advice = _ADVICE.get(code) or clip(str(error)) or "no reason was given"
-        raise StorageError(f"could not {doing} {where!r}: {advice} ({code})") from error
+        down = is_passing(error) or code in _ADVICE.keys() - _OF_ONE_KEY
+        raise StorageError(f"could not {doing} {where!r}: {advice} ({code})", down=down) from error
