@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import os
@@ -45,6 +46,8 @@ OWN_TALLY = "tanuki/tally"
 """Where storage keeps what a Tanuki's own budgets count."""
 SAVE_TALLIES = 5.0
 """Seconds between two looks at which tallies to add up in storage."""
+_LOOK_PATIENTLY = 12
+"""Times the patience of a storage whose requests cost money, between two looks for what was forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +111,7 @@ class Library:
         self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
         self._accounts: dict[str, Account] = {}  # by the same key, where there is a budget
         self._saving = self._closed = False
+        self._failing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._forgotten: weakref.WeakKeyDictionary[Desk, str | None] = weakref.WeakKeyDictionary()  # as known there
 
@@ -298,19 +302,22 @@ class Library:
                     account.learn(total, mark)
 
     async def _save_now_and_then(self) -> None:
-        while True:
+        looks = max(1, round(_LOOK_PATIENTLY * self._storage.patience / SAVE_TALLIES))
+        for times in itertools.count(1):
             await self._clock.sleep(SAVE_TALLIES)
-            await self._try_to_save_tallies()
-            try:
-                await self._notice_forgotten()
-            except Exception as error:  # noqa: BLE001  # as above
-                logger.warning("whether examples were forgotten cannot be read now: %s", error)
+            await self._try(self.save_tallies, "tallies cannot be saved")
+            if times % looks == 0:
+                await self._try(self._notice_forgotten, "whether examples were forgotten cannot be read")
 
-    async def _try_to_save_tallies(self) -> None:
+    async def _try(self, work: Callable[[], Coroutine[Any, Any, None]], otherwise: str) -> None:
+        """Do something with storage; where that fails, say so once until it goes again."""
         try:
-            await self.save_tallies()
+            await work()
+            self._failing.discard(otherwise)
         except Exception as error:  # noqa: BLE001  # as above
-            logger.warning("tallies cannot be saved now: %s", error)
+            if otherwise not in self._failing:
+                self._failing.add(otherwise)
+                logger.warning("%s now: %s", otherwise, error)
 
     async def aclose(self) -> None:
         """Stop distilling and save the tallies."""
@@ -320,7 +327,7 @@ class Library:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._distiller.aclose()
-        await self._try_to_save_tallies()
+        await self._try(self.save_tallies, "tallies cannot be saved")
 
 
 def _stamped(example: Example, at: str) -> bytes:

@@ -301,6 +301,37 @@ async def test_a_storage_that_fails_stops_no_call(server: LoopbackServer, caplog
     assert "what a budget has spent cannot be read now: no disk" in caplog.text
 
 
+async def test_that_tallies_cannot_be_saved_is_told_once_until_they_can(
+    server: LoopbackServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(MemoryStorage):
+        async def put(self, key: str, value: bytes, *, version: str | None) -> str | None:
+            if "tally" in key and not self.well:
+                raise OSError("no disk")
+            return await super().put(key, value, version=version)
+
+        well = False
+
+    storage, clock = Broken(), FakeClock()
+
+    def told() -> int:
+        return caplog.text.count("tallies cannot be saved now: no disk")
+
+    async with tanuki_for(server, storage, clock=clock):
+        mood = stub()
+        await mood("one")
+        for _ in range(3):
+            await clock.advance(5)
+        assert told() == 1
+        storage.well = True
+        await clock.advance(5)
+        storage.well = False
+        await mood("two")
+        await clock.advance(5)
+        assert told() == 2
+        storage.well = True
+
+
 @pytest.mark.parametrize(
     ("budget", "hint"),
     [

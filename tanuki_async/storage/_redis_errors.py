@@ -48,6 +48,8 @@ _BY_WORD = (
     ("Name or service not known", "its host is not known: correct the URL"),
     ("Connection refused", "nobody listens there: start Redis, or correct the URL"),
     ("Connect call failed", "nobody listens there: start Redis, or correct the URL"),
+    ("Connection closed", "it cut the connection: see whether it was stopped"),
+    ("Connection reset", "it cut the connection: see whether it was stopped"),
     ("Timeout", "it does not answer in time: see whether it is stopped or overloaded"),
 )
 _OTHERWISE = "see its log"
@@ -58,7 +60,9 @@ _CLIENT = re.compile(r"<redis\.asyncio.*?> - ")
 @contextlib.contextmanager
 def translated(doing: str, place: RedisPlace) -> Generator[None]:
     """Turn any failure of Redis into a StorageError that names the place and what to do, and holds no password."""
+    from redis.exceptions import ConnectionError as Cut
     from redis.exceptions import RedisError
+    from redis.exceptions import TimeoutError as Late
 
     try:
         yield
@@ -69,5 +73,5 @@ def translated(doing: str, place: RedisPlace) -> Generator[None]:
         advice = next((advice for word, advice in _BY_WORD if word in said), _OTHERWISE)
         if "No master found" in said and "AuthenticationError" in said:
             advice = _SENTINEL_LOGIN
-        down = advice not in (_OTHERWISE, _KEPT_ELSE)
+        down = isinstance(error, OSError | Cut | Late) or advice not in (_OTHERWISE, _KEPT_ELSE)
         raise StorageError(f"could not {doing} at {place}: {advice} ({clip(said)})", down=down) from None
