@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -223,12 +224,14 @@ async def test_a_journal_that_cannot_be_read_holds_up_no_name_that_is_not_in_it(
     (path,) = files_in(tmp_path)
     content = path.read_bytes()
     path.unlink()
+    path.mkdir()
     storage.refused.clear()
     recorder.remember("good", b"2")
     recorder.remember("bad", b"3")
     with pytest.raises(StorageError, match="read the journal"):
         await recorder.flush()
     assert await storage.all("good") == [b"2"]
+    path.rmdir()
     path.write_bytes(content)
     await recorder.flush()
     assert await storage.all("bad") == [b"1", b"3"]
@@ -406,4 +409,29 @@ async def test_order_holds_whenever_an_outage_ends_in_which_storage_hangs(end: i
     for _ in range(50):
         await clock.advance(1)
     assert [line async for batch in storage.scan("a") for line in batch] == lines_of(6)
+    await recorder.aclose()
+
+
+@pytest.mark.parametrize("pattern", ["*", "*/*", "*/*/*.lines"])
+async def test_a_journal_that_somebody_deletes_loses_what_was_in_it_and_nothing_else(
+    pattern: str, clock: FakeClock, tmp_path: Path
+) -> None:
+    storage = Picky("a")
+    recorder = Recorder(storage, clock=clock, grace=0.05, journal=Journal(tmp_path, "somewhere"))
+    recorder.start()
+    for line in lines_of(20):
+        recorder.remember("a", line)
+    await clock.advance(0.05)
+    await until(lambda: recorder.statistics().spilled == 20)
+    for path in list(tmp_path.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for line in lines_of(20, start=20):
+        recorder.remember("a", line)
+    await clock.advance(0.5)
+    await until(lambda: not recorder.statistics().queued)
+    storage.refused.clear()
+    await recorder.flush()
+    assert await storage.all("a") == lines_of(20, start=20)
+    numbers = recorder.statistics()
+    assert (numbers.written, numbers.failed, numbers.queued, numbers.spilled) == (20, 20, 0, 0)
     await recorder.aclose()

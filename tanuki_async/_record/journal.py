@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ __all__ = ["Journal", "Part", "journal_for"]
 
 _FULL = 4 << 20
 """Bytes of one file: about as much is read, and written to storage, at once."""
+logger = logging.getLogger("tanuki_async.record")
 
 
 def journal_for(address: str | None, directory: str | Path | None) -> Journal | None:
@@ -81,6 +83,7 @@ class Journal:
         self.path = root.expanduser().absolute() / mmh3.mmh3_x64_128_digest(address.encode()).hex()
         self._own = Own(self.path)
         self._mutex = threading.RLock()
+        self.lost = 0  # lines whose files somebody deleted
         self._begin()
         _journals.add(self)
 
@@ -164,9 +167,10 @@ class Journal:
                 self._end_tail()
             lines: dict[str, list[bytes]] = {}
             others: dict[str, list[bytes]] = {}
-            for file in files:
-                for name, line in lines_in(file.path.read_bytes()):
+            for file in tuple(files):
+                for name, line in self._lines_of(file):
                     (others if name in blocked else lines).setdefault(name, []).append(line)
+            files = [file for file in files if file.names]
             return Part(files, lines, others) if files else None
 
     def _choose(self, blocked: AbstractSet[str]) -> list[_File]:
@@ -195,12 +199,24 @@ class Journal:
         with self._mutex, self._translated("rewrite"):
             self._end_tail()
             for file in tuple(self._files):
-                lines = list(lines_in(file.path.read_bytes()))
+                lines = self._lines_of(file)
                 kept = [(name, line) for name, line in lines if not meant(name, line)]
                 if len(kept) < len(lines):
                     gone += file.names - Counter(name for name, _ in kept)
                     self._replace([file], kept)
         return dict(gone)
+
+    def _lines_of(self, file: _File) -> list[tuple[str, bytes]]:
+        """Read a file; where somebody deleted it, its lines wait no longer."""
+        try:
+            return list(lines_in(file.path.read_bytes()))
+        except FileNotFoundError:
+            lost = file.names.total()
+            logger.error("%d examples are lost, as somebody deleted %s", lost, file.path)
+            self.lost += lost
+            self._count(file, Counter())
+            self._files.remove(file)
+            return []
 
     def _replace(self, files: Sequence[_File], kept: Sequence[tuple[str, bytes]]) -> None:
         """Put these lines in the place of files that follow one another."""
@@ -249,6 +265,8 @@ class Journal:
         return translated(f"{doing} the journal", self.path, setting=SETTING)
 
     def _open_tail(self) -> int:
+        if self._tail is not None and not self._files[-1].path.exists():
+            self._end_tail()  # somebody deleted it
         if self._tail is None:
             self._last += 1
             path = self._own.path() / f"{self._last:012}.lines"

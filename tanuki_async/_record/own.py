@@ -23,7 +23,9 @@ class Own:
         self._held: int | None = None  # the descriptor whose lock says that this process lives
 
     def path(self) -> Path:
-        """Return the directory, and make it where there is none yet."""
+        """Return the directory, and make it where there is none yet, or it was deleted."""
+        if self._path is not None and not self._path.is_dir():
+            self.let_go()
         while self._path is None:
             draft = self._root / f"{os.getpid()}-{secrets.token_hex(4)}"
             make_directory(draft)

@@ -154,7 +154,7 @@ class Recorder:
             written=self._delivery.written,
             deduplicated=self._delivery.deduplicated,
             spilled=self._spill.lines,
-            failed=self._failed + self._delivery.failed,
+            failed=self._failed + self._delivery.failed + self._spill.lost,
         )
 
     def _make_room(self, name: str, size: int) -> bool:

@@ -42,6 +42,11 @@ class Spill:
         return self._left + (self._journal.lines if self._journal else 0)
 
     @property
+    def lost(self) -> int:
+        """How many lines are lost, as somebody deleted the files in which they waited."""
+        return self._journal.lost if self._journal else 0
+
+    @property
     def names(self) -> AbstractSet[str]:
         """The names of which lines wait in the journal."""
         return self._journal.names if self._journal else frozenset()
