@@ -98,6 +98,11 @@ def lines_of(count: int, size: int = 10, start: int = 0) -> list[bytes]:
     return [b"%d " % n + b"x" * size for n in range(start, start + count)]
 
 
+def delete(path: Path, pattern: str) -> None:
+    for found in list(path.glob(pattern)):
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+
+
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():  # noqa: ASYNC110 — a thread makes it true
@@ -423,8 +428,7 @@ async def test_a_journal_that_somebody_deletes_loses_what_was_in_it_and_nothing_
         recorder.remember("a", line)
     await clock.advance(0.05)
     await until(lambda: recorder.statistics().spilled == 20)
-    for path in list(tmp_path.glob(pattern)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    delete(tmp_path, pattern)
     for line in lines_of(20, start=20):
         recorder.remember("a", line)
     await clock.advance(0.5)
