@@ -4,7 +4,7 @@
     python benchmarks/bench_recording.py --storage redis [--url redis://HOST] [--items 200000]
 
 All rivals run interleaved; each figure is the median of the repeats with the least and the most. `--full` adds ten
-million keys: save, load, error rate, and opening a storage of ten million lines.
+million keys: save, load, error rate.
 """
 
 from __future__ import annotations
@@ -179,30 +179,6 @@ async def sustained(directory: Path, items: int) -> Figures:
     return {"sustained distinct records/s to disk": [items / seconds]}
 
 
-async def opening(directory: Path, items: int) -> Figures:
-    """Open a storage of many lines with its filter saved: until the first append is durable."""
-    storage = FilesystemStorage(directory)
-    await storage.open()
-    (directory / "f").mkdir()
-    with (directory / "f" / "PATCHES.jsonl").open("wb") as file:
-        file.writelines(record(n) + b"\n" for n in range(items))
-    begin = time.perf_counter()
-    await storage.append("f/PATCHES", [record(-1)])
-    figures = {f"rebuild the filter from {items} lines, s": [time.perf_counter() - begin]}
-    await storage.aclose()
-    for repeat in range(5):
-        again = FilesystemStorage(directory)
-        begin = time.perf_counter()
-        await again.open()
-        await again.append("f/PATCHES", [record(items + repeat)])
-        figures.setdefault(f"open and append, {items} lines there, s", []).append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-        await FilesystemStorage(directory).count("f/PATCHES")
-        figures.setdefault(f"count in a new process, {items} lines there, s", []).append(time.perf_counter() - begin)
-        await again.aclose()
-    return figures
-
-
 @contextlib.contextmanager
 def redis(url: str | None) -> Iterator[str]:
     """Use a server that is there, or run one for a while."""
@@ -262,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--full", action="store_true", help="ten million keys and lines; minutes, 3 GB of disk")
+    parser.add_argument("--full", action="store_true", help="ten million keys; minutes")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--storage", choices=("file", "redis"), default="file")
     parser.add_argument(
@@ -286,8 +262,6 @@ def main() -> None:
                     figures.setdefault(key, []).extend(values)
         figures |= filters(options.items, options.repeats)
         figures |= filter_size(Path(scratch, "filter"), 10_000_000 if options.full else options.items)
-        if options.full:
-            figures |= asyncio.run(opening(Path(scratch, "opening"), 10_000_000))
     report(figures, options)
 
 
