@@ -130,12 +130,22 @@ class Log:
             async with self._turn:
                 self._head, self._version = rewritten
                 self._newest, self._saved = None, 0
-                self._filter = _Position(rewriting.filter, self._head.id, self._head.lines)
+                self._filter = _Position(rewriting.filter, self._head.id, rewriting.lines)
                 await self.objects.unsave()  # it remembers what is to go
                 await self.save()
+        else:
+            await self._drop_older_filter()
         await self.objects.sweep(now)
         await self.objects.erase()
         return rewriting.gone
+
+    async def _drop_older_filter(self) -> None:
+        """Delete the saved filter if a rewriter left it that was killed: it remembers what is gone."""
+        with contextlib.suppress(BloomError):
+            saved, (head, _) = await self.objects.saved(), await self.objects.head()
+            if saved is None or saved.id == head.id:
+                return
+        await self.objects.unsave()
 
     async def rebuild(self) -> int:
         """Make the filter anew from the lines and save it; return how many there are."""

@@ -37,11 +37,19 @@ class Rewriting:
         self.filter = Filter()
         """Over the lines that stay."""
 
+    @property
+    def lines(self) -> int:
+        """How many stay of those that `change` has seen."""
+        return self._line - self.gone
+
     async def run(self, turn: asyncio.Lock) -> tuple[Head, str] | None:
         """Return the new head and its version, or None where every line stays. `turn` keeps appends here waiting."""
         head, version = await self._objects.head()
         if version is None:
-            return None
+            if not await self._objects.strays():
+                return None
+            await self._objects.replace(head, None)  # begun here, the log has an era in which none of these are
+            head, _ = await self._objects.head()
         try:
             await self._pass(self._checked(head))
             async with turn:  # now only what came meanwhile is left
@@ -59,7 +67,7 @@ class Rewriting:
             if head.id == new.id and version is not None:
                 return head, version  # the answer got lost
             await self._pass(self._checked(head))
-            if not self.gone:
+            if not self.gone and not await self._objects.strays():
                 return None
             if (settled := await self._settled(head)) is None:
                 continue
