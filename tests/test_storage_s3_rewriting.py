@@ -14,7 +14,7 @@ from tanuki_async.abc import Appended
 from tanuki_async.storage import s3
 from tanuki_async.storage._s3_log import Log
 from tanuki_async.storage._s3_rewriting import Rewriting
-from tanuki_async.storage._s3_segments import Head
+from tanuki_async.storage._s3_segments import Head, Segment
 from tanuki_async.storage.s3 import S3Storage
 from tests import _s3
 from tests._s3_faults import Faults
@@ -288,6 +288,54 @@ async def test_what_a_killed_writer_sent_goes_also_where_no_line_has_to(kept: li
         assert b"secret" not in await all_bytes(storage)
         assert (await storage.append(NAME, [b"1", b"2"])).duplicates == len(kept)
         assert await everything(storage) == [b"1", b"2"]
+
+
+async def test_a_rewriting_ends_beside_writers_who_are_always_faster() -> None:
+    url = _s3.place(_s3.ministack())
+    async with opened(url) as storage, opened(url) as other:
+        await storage.append(NAME, [b"0", b"secret"])
+        appending: list[asyncio.Task[Appended]] = []
+
+        async def rewrite(ready: s3._Ready) -> int:
+            objects = ready.log(NAME).objects
+            read = objects.lines
+
+            async def and_be_late(segment: Segment) -> list[bytes] | None:
+                found = await read(segment)
+                if all(task.done() for task in appending):
+                    appending.append(asyncio.create_task(append(len(appending))))
+                    await asyncio.wait(appending, timeout=0.15)
+                return found
+
+            objects.lines = and_be_late  # type: ignore[method-assign]
+            try:
+                return await ready.rewrite(NAME, without(b"secret"))
+            finally:
+                objects.lines = read  # type: ignore[method-assign]
+
+        async def append(n: int) -> Appended:
+            return await asyncio.to_thread(asyncio.run, other.append(NAME, [b"late %d" % n]))
+
+        assert await asyncio.wait_for(storage._do(rewrite), 20) == 1
+        await storage._do(lambda _: asyncio.gather(*appending))
+        kept = await everything(storage)
+        assert sorted(kept) == sorted([b"0", *(b"late %d" % n for n in range(len(appending)))])
+
+
+async def test_a_writer_does_not_wait_long_for_a_rewriting_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tanuki_async.storage._s3_log._HELD", 0.05)
+    async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, [b"1"])
+
+        async def hold_and_die(ready: s3._Ready) -> None:
+            objects = ready.log(NAME).objects
+            head, version = await objects.head()
+            await objects.replace(head.holding(), version)
+
+        await storage._do(hold_and_die)
+        assert await storage.append(NAME, [b"1", b"2"]) == Appended(1, 1)
+        head, _ = await storage._do(lambda ready: ready.log(NAME).objects.head())
+        assert (head.held, await everything(storage)) == ("", [b"1", b"2"])
 
 
 @pytest.mark.parametrize("kind", ["503", "cut before", "cut after"])

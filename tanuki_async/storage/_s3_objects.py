@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -122,3 +123,11 @@ class Objects:
     async def unsave(self) -> None:
         """Delete the filter."""
         await self._bucket.delete(self._saved_key)
+
+    async def unsave_older(self) -> None:
+        """Delete the filter where a rewriter left it that was killed: it remembers what is gone."""
+        with contextlib.suppress(BloomError):
+            saved, (head, _) = await self.saved(), await self.head()
+            if saved is None or saved.id == head.id:
+                return
+        await self.unsave()

@@ -17,6 +17,8 @@ __all__ = ["Change", "Rewriting"]
 
 Change: TypeAlias = Callable[[list[bytes]], list[bytes]]
 _BATCH = 1 << 20
+_TRIES = 3
+"""So often others may be faster; then they are asked to wait."""
 
 
 class Rewriting:
@@ -61,11 +63,16 @@ class Rewriting:
             raise
 
     async def _replace(self) -> tuple[Head, str] | None:
-        new = Head.new()
+        new, tries = Head.new(), 0
         while True:
             head, version = await self._objects.head()
             if head.id == new.id and version is not None:
                 return head, version  # the answer got lost
+            tries += 1
+            if tries > _TRIES and not head.held:
+                head = self._checked(head).holding()
+                if (version := await self._objects.replace(head, version)) is None:
+                    continue
             await self._pass(self._checked(head))
             if not self.gone and not await self._objects.strays():
                 return None
