@@ -113,6 +113,21 @@ def test_a_row_that_fails_has_its_error_and_is_asked_for_again(
     assert [asked["text"] for asked in model.asked].count("one") == 1  # what was answered is not asked again
 
 
+@pytest.mark.parametrize("out", ["out.jsonl", "out.csv"])
+def test_a_row_with_half_a_character_does_not_take_the_others_along(model: Model, out: str) -> None:
+    write_lines("in.jsonl", {"text": "one"}, {"text": "a\ud800"})
+    assert main(["map", "shouting:shout", "in.jsonl", out]) == 1
+    _, first, second = ["", *lines(out)] if out == "out.jsonl" else Path(out).read_text().splitlines()
+    assert first == {"text": "one", "output": "ONE", "error": None} or first == "one,ONE,"
+    assert second["text"] == "a\ud800" if isinstance(second, dict) else second.startswith(r"a\ud800,,")
+
+
+def test_a_cell_may_be_long(model: Model) -> None:
+    Path("in.csv").write_text(f"text\n{'x' * 200_000}\n")
+    assert main(["map", "shouting:shout", "in.csv", "out.jsonl"]) == 0
+    assert [len(row["output"]) for row in lines("out.jsonl")] == [200_000]
+
+
 def test_what_would_fail_every_row_ends_the_run_and_writes_nothing(
     model: Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +152,8 @@ def test_what_would_fail_every_row_ends_the_run_and_writes_nothing(
         (["shouting:shout", "in.jsonl", "no/where/out.jsonl"], "cannot be written: No such file"),
         (["shouting:shout", "broken.jsonl", "out.jsonl"], "'broken.jsonl', line 2: this is no JSON"),
         (["shouting:shout", "short.csv", "out.jsonl"], "'short.csv', line 2: it has another number of cells"),
+        (["shouting:shout", "deep.jsonl", "out.jsonl"], "'deep.jsonl', line 1: this is no JSON"),
+        (["shouting:shout", "twice.csv", "out.jsonl"], "'twice.csv' has two columns 'text': rename one"),
         (["shouting:shout", "taken.jsonl", "out.jsonl"], "a column 'output' already"),
     ],
 )
@@ -146,6 +163,8 @@ def test_what_cannot_work_is_said_in_one_line(
     write_lines("in.jsonl", "hi")
     Path("broken.jsonl").write_text('"hi"\n{"hi\n')
     Path("short.csv").write_text("text,more\nhi\n")
+    Path("deep.jsonl").write_text("[" * 100_000)
+    Path("twice.csv").write_text("text,text\na,b\n")
     write_lines("taken.jsonl", {"text": "hi", "output": 1})
     assert main(["map", *arguments]) in (1, 2)
     told = capsys.readouterr().err

@@ -120,9 +120,9 @@ async def test_what_a_killed_writer_left_unnamed_is_swept_after_a_day() -> None:
         await storage.append(NAME, [b"1"])
         await storage._do(lambda ready: ready.log(NAME)._send([b"never named"]))
         log = storage._ready.log(NAME)
-        await storage._do(lambda ready: log.sweep(ready._clock.now().timestamp()))
+        await storage._do(lambda ready: log.objects.sweep(ready._clock.now().timestamp()))
         assert len(await objects(storage, "lines/")) == 2
-        await storage._do(lambda ready: log.sweep(ready._clock.now().timestamp() + 90_000))
+        await storage._do(lambda ready: log.objects.sweep(ready._clock.now().timestamp() + 90_000))
         assert len(await objects(storage, "lines/")) == 1
         assert await everything(storage) == [b"1"]
 

@@ -14,7 +14,7 @@ from tanuki_async.abc import Appended
 from tanuki_async.storage import s3
 from tanuki_async.storage._s3_log import Log
 from tanuki_async.storage._s3_rewriting import Rewriting
-from tanuki_async.storage._s3_segments import Head
+from tanuki_async.storage._s3_segments import Head, Segment
 from tanuki_async.storage.s3 import S3Storage
 from tests import _s3
 from tests._s3_faults import Faults
@@ -109,6 +109,21 @@ async def test_a_rewriting_that_was_killed_before_it_cleared_up_is_cleared_up_by
         assert b"secret" in await all_bytes(storage)
         assert await storage.rewrite(NAME, without(b"secret")) == 0
         assert b"secret" not in await all_bytes(storage)
+
+
+async def test_a_filter_that_a_killed_rewriter_left_is_deleted_by_the_next() -> None:
+    url = _s3.place(_s3.ministack())
+    async with opened(url) as storage:
+        await storage.append(NAME, [b"1", b"secret"])  # its filter is saved when it is closed
+    async with opened(url) as storage:
+
+        async def and_die(ready: s3._Ready) -> None:
+            await Rewriting(ready.log(NAME).objects, without(b"secret")).run(asyncio.Lock())
+
+        await storage._do(and_die)
+        assert await storage._do(lambda ready: ready.log(NAME).objects.saved()) is not None
+        assert await storage.rewrite(NAME, without(b"secret")) == 0
+        assert await storage._do(lambda ready: ready.log(NAME).objects.saved()) is None
 
 
 async def test_others_who_know_a_name_notice_that_lines_were_taken_back() -> None:
@@ -237,6 +252,90 @@ async def test_a_rewriting_that_succeeded_without_being_told_so_loses_nothing() 
             await storage._do(rewrite)
         assert await everything(storage) == [b"1", b"3"]
         assert await storage.append(NAME, [b"3", b"4"]) == Appended(1, 1)
+
+
+async def test_a_rewriting_whose_answer_got_lost_knows_what_others_added_to_it() -> None:
+    url = _s3.place(_s3.ministack())
+    async with opened(url) as storage, opened(url) as other:
+        await storage.append(NAME, [b"1", b"2", b"3"])
+
+        async def rewrite(ready: s3._Ready) -> None:
+            objects = ready.log(NAME).objects
+            put = objects.replace
+
+            async def and_hear_no(head: Head, version: str | None) -> str | None:
+                """What a put comes to that is tried again, as its answer got lost, when others have added to it."""
+                objects.replace = put  # type: ignore[method-assign]
+                await put(head, version)
+                await asyncio.to_thread(asyncio.run, other.append(NAME, [b"4"]))
+                return None
+
+            objects.replace = and_hear_no  # type: ignore[method-assign]
+            await ready.rewrite(NAME, without(b"2"))
+
+        await storage._do(rewrite)
+        assert await storage.append(NAME, [b"4", b"5"]) == Appended(1, 1)
+        assert await everything(storage) == [b"1", b"3", b"4", b"5"]
+        assert await storage.inspect() == []
+
+
+@pytest.mark.parametrize("kept", [[b"1"], []])
+async def test_what_a_killed_writer_sent_goes_also_where_no_line_has_to(kept: list[bytes]) -> None:
+    async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, kept)
+        await storage._do(lambda ready: ready.log(NAME)._send([b"a secret that a killed writer never named"]))
+        assert await storage.rewrite(NAME, lambda lines: [line for line in lines if b"secret" not in line]) == 0
+        assert b"secret" not in await all_bytes(storage)
+        assert (await storage.append(NAME, [b"1", b"2"])).duplicates == len(kept)
+        assert await everything(storage) == [b"1", b"2"]
+
+
+async def test_a_rewriting_ends_beside_writers_who_are_always_faster() -> None:
+    url = _s3.place(_s3.ministack())
+    async with opened(url) as storage, opened(url) as other:
+        await storage.append(NAME, [b"0", b"secret"])
+        appending: list[asyncio.Task[Appended]] = []
+
+        async def rewrite(ready: s3._Ready) -> int:
+            objects = ready.log(NAME).objects
+            read = objects.lines
+
+            async def and_be_late(segment: Segment) -> list[bytes] | None:
+                found = await read(segment)
+                if all(task.done() for task in appending):
+                    appending.append(asyncio.create_task(append(len(appending))))
+                    await asyncio.wait(appending, timeout=0.15)
+                return found
+
+            objects.lines = and_be_late  # type: ignore[method-assign]
+            try:
+                return await ready.rewrite(NAME, without(b"secret"))
+            finally:
+                objects.lines = read  # type: ignore[method-assign]
+
+        async def append(n: int) -> Appended:
+            return await asyncio.to_thread(asyncio.run, other.append(NAME, [b"late %d" % n]))
+
+        assert await asyncio.wait_for(storage._do(rewrite), 20) == 1
+        await storage._do(lambda _: asyncio.gather(*appending))
+        kept = await everything(storage)
+        assert sorted(kept) == sorted([b"0", *(b"late %d" % n for n in range(len(appending)))])
+
+
+async def test_a_writer_does_not_wait_long_for_a_rewriting_that_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tanuki_async.storage._s3_log._HELD", 0.05)
+    async with opened(_s3.place(_s3.ministack())) as storage:
+        await storage.append(NAME, [b"1"])
+
+        async def hold_and_die(ready: s3._Ready) -> None:
+            objects = ready.log(NAME).objects
+            head, version = await objects.head()
+            await objects.replace(head.holding(), version)
+
+        await storage._do(hold_and_die)
+        assert await storage.append(NAME, [b"1", b"2"]) == Appended(1, 1)
+        head, _ = await storage._do(lambda ready: ready.log(NAME).objects.head())
+        assert (head.held, await everything(storage)) == ("", [b"1", b"2"])
 
 
 @pytest.mark.parametrize("kind", ["503", "cut before", "cut after"])

@@ -17,6 +17,7 @@ from tanuki_async._errors import UsageError
 
 FORMS = ("jsonl", "csv", "parquet")
 """What a file of rows may be, by its ending."""
+_LARGEST_CELL = 2**31 - 1
 
 
 class Writer(Protocol):
@@ -79,13 +80,17 @@ def _json_lines(path: Path) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UsageError(f"{str(path)!r}, line {number}: this is no JSON: {line[:80]!r}") from error
 
 
 def _csv_rows(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        csv.field_size_limit(_LARGEST_CELL)  # Python's is 128 KiB
         rows = csv.DictReader(file)
+        names = rows.fieldnames or ()
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageError(f"{str(path)!r} has two columns {twice!r}: rename one")
         for row in rows:
             if None in row or None in row.values():
                 raise UsageError(f"{str(path)!r}, line {rows.line_num}: it has another number of cells than the first")
@@ -104,7 +109,9 @@ class _JsonLines:
         self._file = file
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        self._file.writelines(json.dumps(row, ensure_ascii=False, default=str).encode() + b"\n" for row in rows)
+        self._file.writelines(
+            json.dumps(row, ensure_ascii=False, default=str).encode(errors="backslashreplace") + b"\n" for row in rows
+        )
 
     def close(self) -> None:
         return
@@ -112,7 +119,7 @@ class _JsonLines:
 
 class _Csv:
     def __init__(self, file: BinaryIO) -> None:
-        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
+        self._text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=True)
         self._rows: csv.DictWriter[str] | None = None
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -124,7 +131,9 @@ class _Csv:
             try:
                 self._rows.writerow(row)
             except ValueError as error:
-                raise UsageError(f"CSV has the columns of the first row, and another has others: {error}") from error
+                raise UsageError(
+                    f"CSV has the columns of the first row, and another has others ({error}): write .jsonl"
+                ) from error
 
     def close(self) -> None:
         self._text.detach()

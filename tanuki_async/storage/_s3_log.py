@@ -23,6 +23,9 @@ __all__ = ["Log", "Reading"]
 _SAVE_EVERY = 50_000
 _STALE = 600.0
 """Seconds after which what was sent, but is in no head yet, is sent again: others may have cleared it away."""
+_HELD = 5.0
+"""Seconds that a writer waits for a rewriting that asks for it: one that was killed asks for ever."""
+_LOOK_EVERY = 0.1
 logger = logging.getLogger("tanuki_async.storage")
 
 
@@ -71,6 +74,7 @@ class Log:
                 await self._refresh()
             sent: _Sent | None = None
             while True:
+                await self._let_pass()
                 await self._catch_up(position)
                 fresh, take_in = position.index.fresh(lines)
                 if sent is not None and not sent.fits(fresh, self._head):
@@ -130,9 +134,11 @@ class Log:
             async with self._turn:
                 self._head, self._version = rewritten
                 self._newest, self._saved = None, 0
-                self._filter = _Position(rewriting.filter, self._head.id, self._head.lines)
+                self._filter = _Position(rewriting.filter, self._head.id, rewriting.lines)
                 await self.objects.unsave()  # it remembers what is to go
                 await self.save()
+        else:
+            await self.objects.unsave_older()
         await self.objects.sweep(now)
         await self.objects.erase()
         return rewriting.gone
@@ -187,10 +193,6 @@ class Log:
                 "the filter of %s could not be saved, it is rebuilt when needed: %s", self.objects.name, error
             )
 
-    async def sweep(self, now: float) -> None:
-        """Delete segments that no head names, nor will."""
-        await self.objects.sweep(now)
-
     async def refresh(self) -> None:
         """Learn what others have done."""
         async with self._turn:
@@ -198,6 +200,14 @@ class Log:
 
     async def _refresh(self) -> None:
         self._head, self._version = await self.objects.head()
+
+    async def _let_pass(self) -> None:
+        """Wait a moment for a rewriting that asks for it, lest it never ends beside writers who are always faster."""
+        held, until = self._head.held, time.monotonic() + _HELD
+        while held and held == self._head.held and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_EVERY)
+            await self._refresh()
+        self._head = self._head.freed()
 
     def _position(self, *, latest: bool) -> _Position:
         if latest:

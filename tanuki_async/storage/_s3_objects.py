@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tanuki_async._bloom import Bloom, BloomError
-from tanuki_async.storage._s3_bucket import ANY, Bucket
+from tanuki_async.storage._s3_bucket import ANY, Bucket, Listed
 from tanuki_async.storage._s3_segments import Head, Segment, cut
 
 __all__ = ["Objects", "Saved"]
@@ -74,22 +75,26 @@ class Objects:
         """Delete segments that no head names any more."""
         await self._bucket.delete(*map(self.key, segments))
 
+    async def strays(self) -> bool:
+        """Tell whether segments are there that no head names, but one still may."""
+        unnamed, mine = await self._unnamed()
+        return any(each.key.startswith(mine) for each in unnamed)
+
     async def sweep(self, now: float) -> None:
         """Delete segments that no head names nor will: of what was rewritten, and what killed writers left."""
+        unnamed, mine = await self._unnamed()
+        gone = (each for each in unnamed if not each.key.startswith(mine) or now - each.modified > _ABANDONED)
+        await self._bucket.delete(*(each.key for each in gone))
+
+    async def _unnamed(self) -> tuple[list[Listed], str]:
+        """List segments that the head does not name, and say how the keys begin of those that it may name yet."""
         listed = await self._bucket.list(self._tree)
         if not listed:
-            return
+            return [], self._tree
         head, version = await self.head()  # after the listing: what is added meanwhile is not in that
-        named, mine = set(map(self.key, head.segments)), self._tree + (head.era if version else "")
-        await self._bucket.delete(
-            *(
-                each.key
-                for each in listed
-                if "/" not in each.key.removeprefix(self._tree)  # of another name, which begins like this one
-                and each.key not in named
-                and (not each.key.startswith(mine) or now - each.modified > _ABANDONED)
-            )
-        )
+        named = set(map(self.key, head.segments))
+        own = (each for each in listed if "/" not in each.key.removeprefix(self._tree))  # not of a name below this one
+        return [each for each in own if each.key not in named], self._tree + (head.era if version else "")
 
     async def erase(self) -> None:
         """Delete for good what was deleted or replaced, where the bucket keeps older versions."""
@@ -118,3 +123,11 @@ class Objects:
     async def unsave(self) -> None:
         """Delete the filter."""
         await self._bucket.delete(self._saved_key)
+
+    async def unsave_older(self) -> None:
+        """Delete the filter where a rewriter left it that was killed: it remembers what is gone."""
+        with contextlib.suppress(BloomError):
+            saved, (head, _) = await self.saved(), await self.head()
+            if saved is None or saved.id == head.id:
+                return
+        await self.unsave()

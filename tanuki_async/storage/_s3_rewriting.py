@@ -17,6 +17,8 @@ __all__ = ["Change", "Rewriting"]
 
 Change: TypeAlias = Callable[[list[bytes]], list[bytes]]
 _BATCH = 1 << 20
+_TRIES = 3
+"""So often others may be faster; then they are asked to wait."""
 
 
 class Rewriting:
@@ -37,11 +39,19 @@ class Rewriting:
         self.filter = Filter()
         """Over the lines that stay."""
 
+    @property
+    def lines(self) -> int:
+        """How many stay of those that `change` has seen."""
+        return self._line - self.gone
+
     async def run(self, turn: asyncio.Lock) -> tuple[Head, str] | None:
         """Return the new head and its version, or None where every line stays. `turn` keeps appends here waiting."""
         head, version = await self._objects.head()
         if version is None:
-            return None
+            if not await self._objects.strays():
+                return None
+            await self._objects.replace(head, None)  # begun here, the log has an era in which none of these are
+            head, _ = await self._objects.head()
         try:
             await self._pass(self._checked(head))
             async with turn:  # now only what came meanwhile is left
@@ -53,13 +63,18 @@ class Rewriting:
             raise
 
     async def _replace(self) -> tuple[Head, str] | None:
-        new = Head.new()
+        new, tries = Head.new(), 0
         while True:
             head, version = await self._objects.head()
             if head.id == new.id and version is not None:
                 return head, version  # the answer got lost
+            tries += 1
+            if tries > _TRIES and not head.held:
+                head = self._checked(head).holding()
+                if (version := await self._objects.replace(head, version)) is None:
+                    continue
             await self._pass(self._checked(head))
-            if not self.gone:
+            if not self.gone and not await self._objects.strays():
                 return None
             if (settled := await self._settled(head)) is None:
                 continue

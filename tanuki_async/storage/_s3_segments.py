@@ -35,10 +35,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """All segments of a name, in the order of appending. `id` changes when a log is begun anew, or rewritten."""
+    """All segments of a name, in the order of appending. `id` changes when a log is begun anew, or rewritten.
+
+    `held` names a rewriting that asks writers to wait a moment; it is empty where none does.
+    """
 
     id: str
     segments: tuple[Segment, ...] = ()
+    held: str = ""
 
     @classmethod
     def new(cls) -> Head:
@@ -70,6 +74,14 @@ class Head:
                 yield first, segment
             first += segment.lines
 
+    def holding(self) -> Head:
+        """Return the log, asking writers to wait."""
+        return replace(self, held=secrets.token_hex(8))
+
+    def freed(self) -> Head:
+        """Return the log, open to writers."""
+        return replace(self, held="")
+
     def holds(self, segments: Sequence[Segment]) -> bool:
         """Tell whether these are in the log, one after another."""
         return self._place(segments) is not None
@@ -95,7 +107,8 @@ class Head:
     def to_json(self) -> bytes:
         """Write it down."""
         parts = [[segment.key, segment.lines, segment.size] for segment in self.segments]
-        return json.dumps({"v": _LAYOUT, "id": self.id, "segments": parts}, separators=(",", ":")).encode()
+        held = {"held": self.held} if self.held else {}
+        return json.dumps({"v": _LAYOUT, "id": self.id, "segments": parts, **held}, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> Head:
@@ -104,7 +117,7 @@ class Head:
             told = json.loads(text)
             if told["v"] > _LAYOUT:
                 raise StorageError(f"{where!r} has layout {told['v']}, this release reads {_LAYOUT}: upgrade")
-            return cls(told["id"], tuple(Segment(*part) for part in told["segments"]))
+            return cls(told["id"], tuple(Segment(*part) for part in told["segments"]), told.get("held", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{where!r} was not written by tanuki_async ({error!r})") from error
 

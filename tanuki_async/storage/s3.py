@@ -218,7 +218,7 @@ class _Ready:
             log = self.log(name)
             await log.refresh()
             await log.merge()
-            await log.sweep(self._clock.now().timestamp())
+            await log.objects.sweep(self._clock.now().timestamp())
         finally:
             await self.values.release(lease)
 
