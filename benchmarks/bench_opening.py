@@ -55,22 +55,10 @@ def s3() -> Generator[str]:
 PLACES = {"file": file, "redis": redis, "s3": s3}
 
 
-def line(number: int) -> bytes:
-    from tanuki_async._lines import encode_line
-
-    return encode_line(
-        args=b'["what customer %d wrote: %s"]' % (number, b"some text " * (number % 30)),
-        kwargs=b"{}",
-        output=b'"good"',
-        source="call",
-        repaired=False,
-        model="openai:gpt",
-        at="2026-11-23T00:00:00.000Z",
-    )
-
-
 async def fill(place: str, lines: int) -> Figures:
     """Let the function answer once, so that its data has a name; then append under that name."""
+    from bench_recording import record
+
     from tanuki_async._places import open_place
 
     await visit(place, -1)
@@ -79,7 +67,7 @@ async def fill(place: str, lines: int) -> Figures:
     name = next(name for name in await storage.names() if name.endswith("/PATCHES"))
     start, lost = time.perf_counter(), 0
     for first in range(0, lines, BATCH):
-        batch = [line(number) for number in range(first, min(first + BATCH, lines))]
+        batch = [record(number) for number in range(first, min(first + BATCH, lines))]
         lost += (await storage.append(name, batch)).duplicates
     seconds = time.perf_counter() - start
     await storage.aclose()

@@ -133,7 +133,7 @@ async def _status(tanuki: Tanuki, function: PatchedFunction) -> Status:
     spec, options, library = function.spec, function.options, library_of(tanuki)
     await tanuki.flush()
     state, tally, datasets = await asyncio.gather(
-        library.state(tanuki.desk(function)), library.total(spec, options), library.counts(spec)
+        library.state(tanuki.desk(function)), library.ledger.total(spec, options), library.counts(spec)
     )
     desk = tanuki.desk(function)
     if desk.purse is not None:

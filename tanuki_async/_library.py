@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
-import json
 import logging
 import os
 import secrets
 import socket
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tanuki_async._answers import Answers
-from tanuki_async._budget import Account, Allowance, Purse
+from tanuki_async._cards import forgotten_key, put_card
 from tanuki_async._clock import Clock, timestamp
 from tanuki_async._codec.describe import FunctionSpec
 from tanuki_async._codec.prompt import TEMPLATE_VERSION
@@ -24,14 +21,13 @@ from tanuki_async._desk import Desk
 from tanuki_async._distill.bench import Bench
 from tanuki_async._distill.scheduler import Distiller
 from tanuki_async._distill.state import State, Task
-from tanuki_async._errors import StorageError
 from tanuki_async._function import PatchedFunction
+from tanuki_async._ledger import Ledger
 from tanuki_async._lines import compact, encode_example
 from tanuki_async._record import dataset
 from tanuki_async._records import Example, JsonValue
 from tanuki_async._route import Teacher
-from tanuki_async._settings import Options, Settings
-from tanuki_async._tally import Tally
+from tanuki_async._settings import Settings
 from tanuki_async._vectors import of_pairs
 from tanuki_async.abc import Http, Storage
 
@@ -42,54 +38,10 @@ logger = logging.getLogger("tanuki_async.storage")
 
 RECALL_TIMEOUT = 5.0
 """Seconds that a function's first call waits for slow storage before it goes on without examples."""
-OWN_TALLY = "tanuki/tally"
-"""Where storage keeps what a Tanuki's own budgets count."""
 SAVE_TALLIES = 5.0
 """Seconds between two looks at which tallies to add up in storage."""
 _LOOK_PATIENTLY = 12
 """Times the patience of a storage whose requests cost money, between two looks for what was forgotten."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """What a function looked like, kept beside its data so that the data can be told apart."""
-
-    name: str
-    qualname: str
-    module: str
-    signature: str
-    doc: str
-    hash: str
-    first_seen: str
-
-    def to_json(self) -> bytes:
-        """Write the card as a small JSON document."""
-        return compact({"v": 1, **{name: getattr(self, name) for name in self.__slots__}})
-
-    @classmethod
-    def from_json(cls, text: bytes) -> Card:
-        """Read what `to_json` wrote; StorageError where it is something else."""
-        try:
-            document: dict[str, Any] = json.loads(text)
-            document.pop("v")
-            return cls(**document)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StorageError(f"not a function's card: {error!r}") from error
-
-
-def card_key(function_hash: str) -> str:
-    """Where storage keeps a function's card."""
-    return f"{function_hash}/function"
-
-
-def tally_key(function_hash: str, environment_id: int) -> str:
-    """Where storage keeps a function's tally."""
-    return f"{function_hash}/tally-{environment_id}"
-
-
-def forgotten_key(function_hash: str) -> str:
-    """Where storage keeps how often examples of a function were forgotten, for those who remember them."""
-    return f"{function_hash}/forgotten"
 
 
 class Library:
@@ -108,8 +60,7 @@ class Library:
         self._storage, self._settings, self._clock = storage, settings, clock
         owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._distiller = Distiller(storage, clock=clock, owner=owner)
-        self._tallies: dict[str, Tally] = {}  # by storage key; what was counted here and not yet saved
-        self._accounts: dict[str, Account] = {}  # by the same key, where there is a budget
+        self.ledger = Ledger(storage, settings, clock=clock, begin=self._save_tallies_now_and_then)
         self._saving = self._closed = False
         self._failing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,33 +69,6 @@ class Library:
     def patches(self, spec: FunctionSpec) -> str:
         """Return the name of the dataset that calls are remembered in."""
         return dataset.name_of(spec.hash, dataset.PATCHES)
-
-    def tally(self, spec: FunctionSpec, options: Options) -> Tally:
-        """Return where the calls of a function are counted; decorating it twice counts together."""
-        if options.ignore_data_storage:
-            return Tally()
-        return self._tallies.setdefault(tally_key(spec.hash, options.environment_id), Tally())
-
-    def purse(self, spec: FunctionSpec, options: Options, tally: Tally) -> Purse | None:
-        """Return what the requests of a function must keep to; None where it has no budget and the Tanuki none."""
-        allowances: list[Allowance] = []
-        if options.budget:
-            if options.ignore_data_storage:
-                account = Account(tally, clock=self._clock)
-            else:
-                account = self._account(tally_key(spec.hash, options.environment_id), tally)
-            allowances.append(Allowance(f"{spec.name}()", options.budget, account))
-        if self._settings.budget:
-            ours = self._tallies.setdefault(OWN_TALLY, Tally())
-            allowances.append(Allowance("this Tanuki", self._settings.budget, self._account(OWN_TALLY, ours)))
-        return Purse(spec.name, tuple(allowances)) if allowances else None
-
-    def _account(self, key: str, tally: Tally) -> Account:
-        if key not in self._accounts:
-            read = functools.partial(_read_tally, self._storage, key)
-            self._accounts[key] = Account(tally, clock=self._clock, read=read)
-            self._save_tallies_now_and_then()
-        return self._accounts[key]
 
     def written(self, name: str, count: int) -> None:
         """Take note that `count` new examples are durable under `name`."""
@@ -281,31 +205,11 @@ class Library:
         """Count the lines of each dataset of a function."""
         return {each: await self._storage.count(dataset.name_of(spec.hash, each)) for each in dataset.DATASETS}
 
-    async def total(self, spec: FunctionSpec, options: Options) -> Tally:
-        """Return what all processes together have counted for a function."""
-        await self.save_tallies()
-        return await read_tally(self._storage, spec.hash, options.environment_id)
-
-    async def save_tallies(self) -> None:
-        """Add up in storage what was counted here since the last time."""
-        for key, tally in list(self._tallies.items()):
-            if tally:
-                account = self._accounts.get(key)
-                mark = account.mark() if account else {}
-                counted = tally.take()
-                try:
-                    total = await _add_tally(self._storage, key, counted)
-                except BaseException:
-                    tally.add(counted)
-                    raise
-                if account:
-                    account.learn(total, mark)
-
     async def _save_now_and_then(self) -> None:
         looks = max(1, round(_LOOK_PATIENTLY * self._storage.patience / SAVE_TALLIES))
         for times in itertools.count(1):
             await self._clock.sleep(SAVE_TALLIES)
-            await self._try(self.save_tallies, "tallies cannot be saved")
+            await self._try(self.ledger.save, "tallies cannot be saved")
             if times % looks == 0:
                 await self._try(self._notice_forgotten, "whether examples were forgotten cannot be read")
 
@@ -327,45 +231,10 @@ class Library:
         if self._tasks:
             await asyncio.wait(self._tasks)
         await self._distiller.aclose()
-        await self._try(self.save_tallies, "tallies cannot be saved")
+        await self._try(self.ledger.save, "tallies cannot be saved")
 
 
 def _stamped(example: Example, at: str) -> bytes:
     import dataclasses
 
     return encode_example(dataclasses.replace(example, at=at))
-
-
-async def put_card(storage: Storage, spec: FunctionSpec, clock: Clock) -> None:
-    """Keep what a function looks like beside its data, unless that was done before."""
-    key = card_key(spec.hash)
-    if await storage.get(key) is None:
-        card = Card(
-            name=spec.name,
-            qualname=spec.qualname,
-            module=spec.module,
-            signature=spec.signature,
-            doc=spec.doc,
-            hash=spec.hash,
-            first_seen=timestamp(clock.now()),
-        )
-        await storage.put(key, card.to_json(), version=None)
-
-
-async def read_tally(storage: Storage, function_hash: str, environment_id: int) -> Tally:
-    """Read a function's tally; an empty one where none was kept yet."""
-    return await _read_tally(storage, tally_key(function_hash, environment_id))
-
-
-async def _read_tally(storage: Storage, key: str) -> Tally:
-    there = await storage.get(key)
-    return Tally.from_json(there.value) if there else Tally()
-
-
-async def _add_tally(storage: Storage, key: str, counted: Tally) -> Tally:
-    while True:
-        there = await storage.get(key)
-        total = Tally.from_json(there.value) if there else Tally()
-        total.add(counted)
-        if await storage.put(key, total.to_json(), version=there.version if there else None) is not None:
-            return total

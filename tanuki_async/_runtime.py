@@ -214,7 +214,7 @@ class Tanuki:
     def _make_desk(self, function: PatchedFunction) -> Desk:
         spec, options = function.spec, function.options
         teachers = self._teachers.of(options, embedding=bool(spec.embedding))
-        tally = self._library.tally(spec, options)
+        tally = self._library.ledger.tally(spec, options)
         if options.embedding_dimensions is not None:
             if not spec.embedding:
                 raise SettingsError(f"{spec.name}() returns no embedding: leave out embedding_dimensions")
@@ -244,7 +244,7 @@ class Tanuki:
             hedger=Hedger(options.hedge, clock=self._clock, tally=tally) if options.hedge else None,
             answers=self._answers.setdefault((alike, options.cache), Answers()) if options.cache else None,
             flights=self._flights.setdefault(alike, Flights()) if options.single_flight else None,
-            purse=self._library.purse(spec, options, tally),
+            purse=self._library.ledger.purse(spec, options, tally),
             batcher=self._batchers.of(teachers[0]) if spec.embedding else None,
             redaction=redacted,
         )

@@ -64,7 +64,7 @@ async def opened(server: LoopbackServer, storage: MemoryStorage) -> AsyncIterato
     async with tanuki_for(server, storage) as running:
         yield running
         assert at_rest(running)
-        for account in running._library._accounts.values():
+        for account in running._library.ledger._accounts.values():
             assert (account.aside.tokens, account.aside.requests) == (0, 0)
             assert account.aside.usd == pytest.approx(0, abs=1e-12)
 
@@ -235,8 +235,8 @@ async def test_what_another_process_spends_is_known_when_tallies_are_saved(
         await mood("x")
         async with tanuki_for(server, storage) as second:
             assert await spend_all(mood, 2) == 2  # of three that it knows of
-            await second._library.save_tallies()
-        await first._library.save_tallies()
+            await second._library.ledger.save()
+        await first._library.ledger.save()
         assert await spend_all(mood, 5) == 1
 
 
@@ -382,7 +382,7 @@ async def test_calls_that_end_at_random_moments_leave_nothing_set_aside(storage:
 
         assert at_rest(opened)
         assert not any(opened._flights.values())
-        for account in opened._library._accounts.values():
+        for account in opened._library.ledger._accounts.values():
             assert account.aside.requests == account.aside.tokens == 0
             assert account.aside.usd == pytest.approx(0, abs=1e-12)
         found = await tanuki.status(mood)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tanuki_async._bloom import Bloom
+from tanuki_async._cards import Card
 from tanuki_async._cli import main
-from tanuki_async._library import Card
 from tanuki_async._lines import decode_line, encode_line
 from tanuki_async.storage import s3
 from tanuki_async.storage._s3_objects import Saved

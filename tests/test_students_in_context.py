@@ -145,7 +145,7 @@ async def test_what_learning_and_serving_cost_is_told_apart(server: LoopbackServ
         await tanuki.distill(spell)
         await spell("new")
         desk = opened.desk(spell.__tanuki__)  # type: ignore[attr-defined]
-        total = await opened._library.total(desk.spec, desk.options)
+        total = await opened._library.ledger.total(desk.spec, desk.options)
 
     assert total.learning_cost > 100 * total.student_cost > 0
     assert total.cost == 0

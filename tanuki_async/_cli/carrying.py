@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tanuki_async._cards import put_card
 from tanuki_async._cli import reading
 from tanuki_async._clock import SYSTEM_CLOCK
 from tanuki_async._errors import StorageError, UsageError
@@ -17,7 +18,6 @@ from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping import carrying, modules, original
 from tanuki_async._keeping.carrying import Carried
 from tanuki_async._keeping.fitting import names_in
-from tanuki_async._library import put_card
 from tanuki_async._places import open_place
 from tanuki_async.abc import Storage
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
+from tanuki_async._cards import Card
 from tanuki_async._cli import extras, reading
-from tanuki_async._library import Card
 from tanuki_async._record import dataset
 from tanuki_async._records import Example
 from tanuki_async.abc import Storage

@@ -12,13 +12,13 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from tanuki_async._cards import Card
 from tanuki_async._cli import reading
 from tanuki_async._cli.files import appearing
 from tanuki_async._errors import UsageError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping import modules
 from tanuki_async._keeping.export import FORMATS, Exported, export
-from tanuki_async._library import Card
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tanuki_async._about import Status
+from tanuki_async._cards import Card
 from tanuki_async._cli import extras, orphans, reading
-from tanuki_async._library import Card
 from tanuki_async._record import dataset
 
 if TYPE_CHECKING:

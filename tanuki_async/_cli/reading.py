@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tanuki_async._about import Status, make_status
+from tanuki_async._cards import Card, card_key
 from tanuki_async._distill import training
 from tanuki_async._distill.state import Task
 from tanuki_async._errors import StorageError, UsageError
-from tanuki_async._library import Card, card_key, read_tally
+from tanuki_async._ledger import read_tally
 from tanuki_async._places import open_place
 from tanuki_async._record import dataset
 from tanuki_async.abc import Storage

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tanuki_async._about import Status
+from tanuki_async._cards import Card
 from tanuki_async._cli import extras, reading
 from tanuki_async._cli.functions import served_by
-from tanuki_async._library import Card
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tanuki_async._cards import put_card
 from tanuki_async._clock import SYSTEM_CLOCK, Clock
 from tanuki_async._errors import StorageError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping import original
 from tanuki_async._keeping.fitting import MisfitError, Names, fit_example
-from tanuki_async._library import put_card
 from tanuki_async._lines import decode_line, key_of
 from tanuki_async._record import dataset
 from tanuki_async._redact import redaction

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -10,13 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, cast
 
+from tanuki_async._cards import Card, forgotten_key
 from tanuki_async._clock import SYSTEM_CLOCK, Clock, timestamp
 from tanuki_async._distill.state import State
 from tanuki_async._errors import StorageError, UsageError
 from tanuki_async._keeping import journals
 from tanuki_async._keeping.fitting import names_in
 from tanuki_async._keeping.verify import DAMAGED
-from tanuki_async._library import Card, forgotten_key
 from tanuki_async._lines import decode_line
 from tanuki_async._record import dataset
 from tanuki_async._records import Example, JsonValue
@@ -122,7 +123,7 @@ def _keeper(which: Wanted, *, pairs: bool) -> Callable[[list[bytes]], list[bytes
 
 
 async def _count(storage: Storage, name: str, keep: Callable[[list[bytes]], list[bytes]]) -> int:
-    return sum([len(lines) - len(keep(lines)) async for lines in storage.scan(name)])
+    return sum([len(lines) - len(await asyncio.to_thread(keep, lines)) async for lines in storage.scan(name)])
 
 
 async def _tell(storage: Storage, card: Card, clock: Clock) -> None:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tanuki_async._cards import Card
 from tanuki_async._errors import UsageError
 from tanuki_async._function import PatchedFunction
 from tanuki_async._keeping.modules import functions_of
-from tanuki_async._library import Card
 from tanuki_async._record import dataset
 from tanuki_async.abc import Storage
 

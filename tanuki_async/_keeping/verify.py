@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
+from tanuki_async._cards import Card
 from tanuki_async._distill.state import State
 from tanuki_async._errors import StorageError
 from tanuki_async._keeping import journals
-from tanuki_async._library import Card
 from tanuki_async._lines import VERSION, decode_line
 from tanuki_async._record import dataset
 from tanuki_async._tally import Tally

@@ -71,7 +71,7 @@ class Sample:
             "deadlines": sum(len(desk.deadlines.running) for desk in desks), "background": len(opened._tasks),
             "flights": sum(map(len, opened._flights.values())), "kept": sum(map(len, opened._answers.values())),
             "days": sum(len(each._here) + len(each._elsewhere) for each in library._accounts.values()),
-            "tallies": len(library._tallies), "desks": len(desks), "open": opened.statistics().pool.in_flight,
+            "tallies": len(library.ledger._tallies), "desks": len(desks), "open": opened.statistics().pool.in_flight,
             "waiting": opened.statistics().pool.waiting, "queued": opened.statistics().recorder.queued,
         }  # fmt: skip
         objects = Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
