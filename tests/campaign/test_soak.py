@@ -70,7 +70,7 @@ class Sample:
             "queues": sum(len(lane._queue) for lane in lanes), "slices": sum(len(each._slices) for each in windows),
             "deadlines": sum(len(desk.deadlines.running) for desk in desks), "background": len(opened._tasks),
             "flights": sum(map(len, opened._flights.values())), "kept": sum(map(len, opened._answers.values())),
-            "days": sum(len(each._here) + len(each._elsewhere) for each in library._accounts.values()),
+            "days": sum(len(each._here) + len(each._elsewhere) for each in library.ledger._accounts.values()),
             "tallies": len(library.ledger._tallies), "desks": len(desks), "open": opened.statistics().pool.in_flight,
             "waiting": opened.statistics().pool.waiting, "queued": opened.statistics().recorder.queued,
         }  # fmt: skip
