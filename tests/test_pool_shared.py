@@ -286,6 +286,33 @@ async def test_a_server_that_lost_the_last_rounds_says_which_is_the_last_it_has(
     await one.clients.aclose()
 
 
+async def test_a_server_that_evicted_only_what_was_sent_asks_for_everything_again(place: RedisPlace) -> None:
+    one = Process(place)
+    await one.ask(units=90)
+    await one.clients.command("forget", "DEL", f"{place.prefix}:{{limits}}requests")
+    assert (await one.ask(since=1, wanted=100))["number"] == 0
+    assert (await one.ask(units=90, wanted=100))["grants"][0] <= 10
+    await one.clients.aclose()
+
+
+async def test_a_server_whose_clock_was_set_back_goes_on_from_the_latest_time_it_knew(place: RedisPlace) -> None:
+    one, dead = Process(place), Process(place)
+    await dead.ask()
+    before = await one.ask()
+    key = f"{place.prefix}:{{limits}}members"
+    for name in (one.name, dead.name):  # as if they had been heard by a clock that was a minute ahead
+        member = json.loads(await one.clients.command("look", "HGET", key, name))
+        await one.clients.command("set", "HSET", key, name, json.dumps(member | {"seen": member["seen"] + 60_000}))
+    after = await one.ask()
+    assert 59_000 < after["now"] - before["now"] < 61_000
+    for _ in range(4):
+        await asyncio.sleep(0.17)
+        after = await one.ask()
+    assert after["members"] == 1  # time goes on, and who is silent is gone
+    await one.clients.aclose()
+    await dead.clients.aclose()
+
+
 async def test_after_a_silence_nothing_is_granted_until_all_were_heard(place: RedisPlace) -> None:
     one, other = Process(place), Process(place)
     await one.ask()

@@ -12,6 +12,7 @@ So the limit holds throughout, but for these:
 
 - a process that alone loses its way to Redis is taken for dead: what it sends comes on top, and is at most its part;
 - one that starts while Redis is away knows of no others: it takes the limit by `?members=`, or else all of it;
+- where the server's clock is set ahead, or another's that takes over is, what was sent is forgotten earlier by as much;
 - a request larger than an equal part goes alone in its period: each process sends one at a time.
 """
 

@@ -1,7 +1,8 @@
 """The one script by which processes share limits: it counts what all sent, and deals out what is left.
 
-Times are the server's, in milliseconds. Per kind of unit (requests, tokens) it holds what was sent in slices of a 240th
-of the period, and of each process what it used lately (older use weighs less), had within the period, and may send now.
+Times are the server's, in milliseconds; where its clock was set back, they go on from the latest that it knew. Per kind
+of unit (requests, tokens) it holds what was sent in slices of a 240th of the period, and of each process what it used
+lately (older use weighs less), had within the period, and may send now.
 All that was sent or may be sent counts, from before it is sent until a period later, so a limit holds in any period.
 
 Where nobody was heard for a while, or this table is new to processes that know each other, nothing is granted until all
@@ -19,7 +20,7 @@ DEAL = Script(
     """
 local me, ask = ARGV[1], cjson.decode(ARGV[2])
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local clock = time[1] * 1000 + math.floor(time[2] / 1000)
 local grain, span = ask.period / 240, ask.period * (1 + 1 / 60)
 local at_once = 8 * ask.interval / ask.period  -- of a limit, in one round: whoever comes a moment later finds some left
 
@@ -31,11 +32,17 @@ local function pairs_of(key)
   end
 end
 
-local members = {}
-for id, text in pairs_of(KEYS[1]) do members[id] = cjson.decode(text) end
-local whole = members.all or {born = now, expected = 0}
-local stored, expected = members.all, whole.expected
+if redis.call('EXISTS', unpack(KEYS)) < #KEYS then redis.call('DEL', unpack(KEYS)) end  -- some were evicted: ask again
+local members, latest = {}, 0
+for id, text in pairs_of(KEYS[1]) do
+  members[id] = cjson.decode(text)
+  latest = math.max(latest, members[id].seen or 0)
+end
+local whole = members.all or {born = clock, expected = 0, behind = 0}
+local stored, expected, behind = members.all, whole.expected, whole.behind
 members.all = nil
+if clock + behind < latest - 1000 then whole.behind = latest - clock end  -- it was set back, or is another server's
+local now = clock + whole.behind
 local known = members[me]
 local before = known and known.number or 0
 if ask.number <= before or ask.since > before or (ask.at > 0 and now - ask.at > ask.patience) then
@@ -84,7 +91,7 @@ elseif whole.expected > 0 then
   for kind = 1, 2 do count_as_sent(kind, ask.kinds[kind].limit * missing) end
   whole.expected = 0
 end
-if not stored or expected ~= whole.expected then keep('all', whole) end
+if not stored or expected ~= whole.expected or behind ~= whole.behind then keep('all', whole) end
 local mine = {number = ask.number, seen = now, lasting = ask.lasting, used = known and known.used or {0, 0}}
 for _, what in ipairs({'had', 'out', 'wanted', 'least', 'short'}) do mine[what] = {} end
 local taken = {0, 0}  -- what one that was taken for gone still held: it was counted, and may be another's by now
@@ -106,9 +113,11 @@ local function sent(kind, ask)  -- by all, within the period
       mine.used[kind] = math.max(mine.used[kind] - told[3], 0)
     end
   end
+  redis.call('HDEL', slots, 'there')
   for at, units in pairs_of(slots) do
     if (at + 1) * grain <= now - span then redis.call('HDEL', slots, at) else total = total + units end
   end
+  redis.call('HSET', slots, 'there', 1)  -- so that one which is missing was lost
   return total
 end
 
