@@ -226,6 +226,25 @@ async def test_a_process_that_itself_stood_still_does_not_use_what_it_held(place
     await shared.aclose()
 
 
+async def test_closing_many_accounts_waits_for_a_redis_that_stopped_once_and_for_an_unknown_one_not_at_all() -> None:
+    allowed = Limits(requests_per_minute=40)
+    with _redis.server() as server:
+        place = RedisPlace.parse(server.url)
+        known = limits(place)
+        budgets = [known.budget(f"account-{number}", allowed) for number in range(6)]
+        await until(lambda: all(budget is not None and budget._heard for budget in budgets))
+        assert server.process is not None
+        os.kill(server.process.pid, signal.SIGSTOP)
+        unknown = limits(place)
+        for number in range(6):
+            unknown.budget(f"account-{number}", allowed)
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(0.3):
+            await unknown.aclose()
+        async with asyncio.timeout(0.9):  # each waits half a second
+            await known.aclose()
+
+
 async def test_one_that_starts_without_redis_takes_what_its_url_says(caplog: pytest.LogCaptureFixture) -> None:
     shared = limits(RedisPlace.parse(f"redis://127.0.0.1:{_redis.free_port()}?members=4"))
     budget = made(shared, 40)

@@ -72,8 +72,7 @@ class SharedLimits:
     async def aclose(self) -> None:
         """Give all shares back and close the connections. Safe to call twice."""
         budgets, self._budgets = self._budgets, []
-        for budget in budgets:
-            await budget.aclose()
+        await asyncio.gather(*(budget.aclose() for budget in budgets))
         await self._clients.aclose()
 
 
@@ -121,6 +120,8 @@ class SharedBudget:
         self.alone = False
         for share in self._shares:
             share.rest()
+        if not self._heard:
+            return
         with contextlib.suppress(StorageError, TimeoutError):  # then it runs out by itself
             await self._round(self._patience)
 
