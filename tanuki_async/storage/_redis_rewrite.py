@@ -39,7 +39,8 @@ class Rewritten:
 async def rewrite(lines: Lines, change: Change, *, always: bool = False) -> Rewritten:
     """Leave out what `change` leaves out, which is given each line once. Unless `always`, not if that is nothing.
 
-    Waits for another that rewrites the same name. On any failure the lines are as before.
+    Waits for another that rewrites the same name. On any failure the lines are as before; where only the answer to the
+    last step is lost, or replicas that are waited for lack it, they may be rewritten, and doing it again does no harm.
     """
     draft = _Draft(lines, change, differs=always)
     await draft.begin()
