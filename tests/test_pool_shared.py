@@ -386,6 +386,19 @@ async def test_what_one_held_that_was_taken_for_dead_is_taken_from_it_when_it_co
     await other.clients.aclose()
 
 
+async def test_processes_that_die_again_and_again_leave_about_half_to_the_others(place: RedisPlace) -> None:
+    steady = Process(place)
+    await steady.ask()
+    for _ in range(8):
+        newborn = Process(place)
+        await newborn.ask(lasting=20)
+        await newborn.clients.aclose()
+        await asyncio.sleep(0.035)  # for which it is silent
+        await steady.ask()
+    assert 40 <= (await steady.ask(wanted=100))["grants"][0] < 90
+    await steady.clients.aclose()
+
+
 async def test_less_than_one_a_minute_is_refused_as_all_together_would_send_more(place: RedisPlace) -> None:
     shared = limits(place)
     with pytest.raises(SettingsError, match=r"limit of 0\.5 a minute for openai cannot be shared"):

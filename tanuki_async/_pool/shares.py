@@ -62,7 +62,7 @@ for _, member in pairs(members) do
   if now - member.seen < member.lasting * 0.75 then stood_still = false end
 end
 members[me] = nil
-local count, settled = 1, true
+local count, died, settled = 1, 0, true
 for id, member in pairs(members) do
   if stood_still and not member.gone then
     member.seen, member.unheard = now, true
@@ -70,11 +70,12 @@ for id, member in pairs(members) do
   end
   if not member.gone and now - member.seen > 1.5 * member.lasting then  -- what it may have sent counts
     for kind = 1, 2 do count_as_sent(kind, member.out[kind] + (member.unheard and member.had[kind] or 0)) end
-    member.gone = true
+    member.gone, member.died = true, member.out[1] + member.out[2] > 0
     keep(id, member)
   end
   if member.gone then
     members[id] = nil
+    if member.died then died = died + 1 end
     if now - member.seen > span then redis.call('HDEL', KEYS[1], id) end
   else
     count = count + 1
@@ -161,10 +162,12 @@ local function granted(kind, ask, free)  -- of what is wanted
 end
 
 local function reserve(kind, ask, free)  -- what it may hold at all, so that its calls wait for no round
+  -- Where processes die, what they held counts as sent. By the square, all of these together take a part of the limit,
+  -- however many die in a period.
   for _, member in pairs(members) do
     if member.short[kind] then return 0 end
   end
-  return math.floor(math.max(free + ask.kept, 0) / (count + 1))
+  return math.floor(math.max(free + ask.kept, 0) / (count + 1) / (1 + died) ^ 2)
 end
 
 local function deal(kind, ask)
