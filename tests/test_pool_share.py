@@ -1,3 +1,5 @@
+"""What one process may send of a shared limit, by itself and while it is alone."""
+
 from __future__ import annotations
 
 from typing import Any

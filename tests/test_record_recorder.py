@@ -172,13 +172,16 @@ async def test_failing_storage_is_tried_again_after_growing_pauses(
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
-async def test_one_name_that_fails_does_not_hold_up_another(storage: Moody, clock: FakeClock) -> None:
-    class Picky(MemoryStorage):
-        async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
-            if name == "bad":
-                raise StorageError("not this one")
-            return await super().append(name, lines, latest=latest)
+class Picky(MemoryStorage):
+    """Memory that refuses one name."""
 
+    async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
+        if name == "bad":
+            raise StorageError("not this one")
+        return await super().append(name, lines, latest=latest)
+
+
+async def test_one_name_that_fails_does_not_hold_up_another(clock: FakeClock) -> None:
     picky = Picky()
     recorder = Recorder(picky, clock=clock, grace=0.01)
     recorder.start()
@@ -192,12 +195,6 @@ async def test_one_name_that_fails_does_not_hold_up_another(storage: Moody, cloc
 
 
 async def test_a_name_that_fails_for_ever_does_not_slow_another_down(clock: FakeClock) -> None:
-    class Picky(MemoryStorage):
-        async def append(self, name: str, lines: Sequence[bytes], *, latest: bool = False) -> Appended:
-            if name == "bad":
-                raise StorageError("not this one")
-            return await super().append(name, lines, latest=latest)
-
     picky = Picky()
     recorder = Recorder(picky, clock=clock, grace=0.01)
     recorder.start()

@@ -1,3 +1,5 @@
+"""Redis: lines are taken back beside writers and readers, and what is known of the lines follows."""
+
 from __future__ import annotations
 
 import asyncio
